@@ -1,0 +1,115 @@
+"""Helpers that tests call by name: the command line as a user runs it, and waiting for another process.
+
+Nothing here is a fixture, and nothing here sleeps longer than it must.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+REPOSITORY: Final = Path(__file__).resolve().parent.parent
+COMMAND: Final = (sys.executable, "-m", "tidewaiter")
+
+_POLL_SECONDS: Final = 0.005
+# What the service manager says to the process that runs the tests is not meant for the daemon under test.
+_NOT_INHERITED: Final = ("INVOCATION_ID", "JOURNAL_STREAM", "NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC")
+
+
+def cli_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return the environment of a command under test: this tree's code, no service manager, no colours, wide lines."""
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in _NOT_INHERITED and not name.startswith(("TIDEWAITER_", "PYTEST_"))
+    }
+    environment |= {
+        "PYTHONPATH": str(REPOSITORY / "daemon"),
+        "NO_COLOR": "1",
+        "TERM": "dumb",
+        "COLUMNS": "200",
+    }
+    return environment | dict(extra or {})
+
+
+def run_cli(
+    *arguments: str | Path,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    stdin: bytes = b"",
+    deadline: float = 30.0,
+) -> subprocess.CompletedProcess[bytes]:
+    """Run `tidewaiter ARGUMENTS` to its end and return exit code, stdout and stderr as bytes.
+
+    `env` adds to the environment. A command still running after `deadline` seconds is killed: TimeoutExpired.
+    """
+    return subprocess.run(
+        [*COMMAND, *map(str, arguments)],
+        cwd=cwd,
+        env=cli_environment(env),
+        input=stdin,
+        capture_output=True,
+        timeout=deadline,
+        check=False,
+    )
+
+
+@contextlib.contextmanager
+def started_cli(
+    *arguments: str | Path,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    stdout: int | IO[bytes] = subprocess.DEVNULL,
+    stderr: int | IO[bytes] = subprocess.DEVNULL,
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Start `tidewaiter ARGUMENTS` and leave it running inside the block; whatever still runs at its end is killed.
+
+    A pipe must be read by the test; a file is safer for a daemon that logs much.
+    """
+    process = subprocess.Popen(
+        [*COMMAND, *map(str, arguments)],
+        cwd=cwd,
+        env=cli_environment(env),
+        stdin=subprocess.DEVNULL,
+        stdout=stdout,
+        stderr=stderr,
+    )
+    with process:  # waits, and closes pipes
+        try:
+            yield process
+        finally:
+            process.kill()  # does nothing to one that has ended
+
+
+def wait_until(predicate: Callable[[], object], deadline: float = 10.0, what: str = "the condition") -> None:
+    """Return as soon as `predicate()` is true; fail the test when it is not within `deadline` seconds.
+
+    For other processes and threads only: code in this process is cranked by hand instead.
+    """
+    end = time.monotonic() + deadline
+    while not predicate():
+        if time.monotonic() > end:
+            message = f"{what} did not come true within {deadline} s"
+            raise AssertionError(message)
+        time.sleep(_POLL_SECONDS)
+
+
+async def wait_until_async(
+    predicate: Callable[[], object], deadline: float = 10.0, what: str = "the condition"
+) -> None:
+    """Do as `wait_until` and let the event loop run meanwhile."""
+    end = time.monotonic() + deadline
+    while not predicate():
+        if time.monotonic() > end:
+            message = f"{what} did not come true within {deadline} s"
+            raise AssertionError(message)
+        await asyncio.sleep(_POLL_SECONDS)

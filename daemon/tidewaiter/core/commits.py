@@ -1,0 +1,99 @@
+"""From the effects of a piece of the stream to the entries of one commit.
+
+Owns: the assembly of a batch (records, then its ``batch.committed``) and the resulting ledger. Leaves to
+`edges.journal` the writing, and keeps memory behind disk: the new ledger is returned, not adopted.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from typing import Any
+
+from msgspec import Struct
+
+from tidewaiter.core import audit
+from tidewaiter.core.audit import BatchCommitted, Chain, Counts, Decisions, EntryContext, ProjectionMark, running_hash
+from tidewaiter.core.ledger import Ledger, Unit
+from tidewaiter.core.position import Position
+
+
+class Draft(Struct, frozen=True):
+    """What is to be committed: the records of the bytes from `first` up to `position` in its segment.
+
+    `range_sha256` (hex) covers those bytes; `cause` and `reason` are as in BatchCommitted.
+    """
+
+    cause: str
+    records: list[tuple[str, bytes]]
+    counts: Counts
+    position: Position
+    first: int
+    range_sha256: str
+    last_event_time: str | None
+    decisions: Decisions
+    reason: str | None = None
+
+
+class Prepared(Struct, frozen=True):
+    """A commit ready to be written. Fields stand in persistence order.
+
+    `lines` go to the audit log; then, behind the commit point, `appended` to the projections at the offsets of
+    `before`; then the checkpoint of `ledger`. Memory adopts `ledger` after the commit point.
+    """
+
+    lines: list[bytes]
+    appended: dict[str, bytes]
+    before: dict[str, ProjectionMark]
+    ledger: Ledger
+
+
+def prepare(ledger: Ledger, draft: Draft, context: EntryContext) -> Prepared:
+    """Return the commit of `draft` on top of `ledger`, which is left as it is."""
+    chain = Chain(ledger.index, ledger.head)
+    lines = chain.records(context, draft.records)
+    appended: dict[str, bytes] = {}
+    marks: dict[str, ProjectionMark] = {}
+    before: dict[str, ProjectionMark] = {}
+    for projection in audit.PROJECTIONS:
+        mark = ledger.mark(projection)
+        before[projection] = mark
+        data = b"".join([record for name, record in draft.records if name == projection])
+        if data:
+            appended[projection] = data
+            mark = ProjectionMark(mark.length + len(data), running_hash(mark.sha256, data), mark.base)
+        marks[projection] = mark
+    counts = draft.counts
+    counts.flags = sum(1 for name, _ in draft.records if name == "flags")
+    batch = BatchCommitted(
+        cause=draft.cause,
+        position=draft.position,
+        first=draft.first,
+        offset=draft.position.global_offset,
+        sha256=draft.range_sha256,
+        counts=counts,
+        totals=ledger.totals.plus(counts),
+        projections=marks,
+        decisions=draft.decisions,
+        last_event_time=draft.last_event_time,
+        reason=draft.reason,
+    )
+    lines.append(chain.entry(context, audit.BATCH_COMMITTED, batch))
+    after = copy.copy(ledger)
+    after.index, after.head = chain.index, chain.head
+    after.absorb(audit.BATCH_COMMITTED, batch)
+    return Prepared(lines, appended, before, after)
+
+
+def prepare_entry(ledger: Ledger, context: EntryContext, action: str, members: Struct | dict[str, Any]) -> Prepared:
+    """Return the commit of one standalone entry on top of `ledger`, which is left as it is."""
+    chain = Chain(ledger.index, ledger.head)
+    line = chain.entry(context, action, members)
+    after = copy.copy(ledger)
+    after.apply(Unit([(action, line)], len(line), chain.index, chain.head))
+    return Prepared([line], {}, {}, after)
+
+
+def sha256_hex(data: bytes) -> str:
+    """Return the SHA-256 of `data` (hex)."""
+    return hashlib.sha256(data).hexdigest()

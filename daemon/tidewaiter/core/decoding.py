@@ -1,0 +1,175 @@
+"""From a block of lines to events: one call for the good case, line by line to the exact reason otherwise.
+
+Owns: the fast path and its guards, the slow path, and the reasons of a line that is no event. Leaves to `screening`
+everything that needs more than the line itself.
+
+`msgspec`'s `decode_lines` accepts more than JSON lines: objects over several lines, two objects on a line, blank
+lines, invalid UTF-8 inside ignored fields. So its result counts only if the block is valid UTF-8, every line begins
+with ``{`` and ends with ``}``, and there are as many events as lines. Otherwise every line is read by itself; both
+ways give the same events for the same lines, which is what makes flags independent of batch boundaries.
+
+Reasons are the product's own words, not the library's, so that a library upgrade cannot change a rejection.
+"""
+
+from __future__ import annotations
+
+import re
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+from msgspec import Struct
+
+from tidewaiter.core.contract import NESTING_LIMIT
+
+if TYPE_CHECKING:
+    from tidewaiter.core.contract import Contract
+
+BOM: Final = b"\xef\xbb\xbf"
+_QUOTE, _BACKSLASH = b'"\\'
+_OPENING, _CLOSING = b"[{", b"]}"
+_BRACE, _CLOSING_BRACE = set(b"{"), set(b"}")
+_first_byte, _last_byte = itemgetter(0), itemgetter(-1)
+_any_json: Final = msgspec.json.Decoder(msgspec.Raw)
+_AT_FIELD: Final = re.compile(r" - at `(?:key in )?\$\.?([^`]*)`$")
+
+
+class LineFault(Struct, frozen=True):
+    """Why a line is no event: `kind` is framing, json or contract; `field` is the offending field, if one is known."""
+
+    kind: str
+    reason: str
+    field: str = ""
+
+
+def cut_lines(data: bytes) -> list[bytes]:
+    """Return the lines of a block, without their newlines."""
+    lines = data.split(b"\n")
+    lines.pop()  # a block ends with a newline
+    return lines
+
+
+def decode_block(contract: Contract, data: bytes, lines: list[bytes] | None = None, *, at_start: bool) -> list[Any]:
+    """Return one entry per line of `data`, in order: an event of the contract's Struct, or a LineFault.
+
+    `lines` is `cut_lines(data)`, where the caller has it already. `at_start` says that the block begins its segment: a
+    byte order mark there is dropped.
+    """
+    if lines is None:
+        lines = cut_lines(data)
+    events = _fast(contract, data, lines)
+    return events if events is not None else decode_lines_singly(contract, lines, at_start=at_start)
+
+
+def _fast(contract: Contract, data: bytes, lines: list[bytes]) -> list[Any] | None:
+    """Return the events if every line is one object, all of them events of the contract; None if in doubt.
+
+    Every line begins with ``{`` and ends with ``}``, and no JSON value goes on with ``{`` right after ``}``: so no
+    object spans two lines, each line holds at least one, and as many events as lines means exactly one on each.
+    """
+    try:
+        if set(map(_first_byte, lines)) != _BRACE or set(map(_last_byte, lines)) != _CLOSING_BRACE:
+            return None
+    except IndexError:  # an empty line
+        return None
+    if not data.isascii():
+        try:
+            data.decode("utf-8")
+        except UnicodeDecodeError:
+            return None
+    if contract.unknown_fields == "ignore" and _too_deep_possible(data, len(lines)):
+        return None
+    try:
+        events = contract.decoder.decode_lines(data)
+    except (msgspec.MsgspecError, RecursionError):
+        return None
+    return events if len(events) == len(lines) else None
+
+
+def _too_deep_possible(data: bytes, lines: int) -> bool:
+    return data.count(b"[") + data.count(b"{") - lines >= NESTING_LIMIT
+
+
+def decode_lines_singly(contract: Contract, lines: list[bytes], *, at_start: bool) -> list[Any]:
+    """Read each line by itself; the result is the same as of `decode_block`, only slower."""
+    first = lines[0].removeprefix(BOM) if at_start else lines[0]
+    return [_decode_line(contract, line.removesuffix(b"\r")) for line in (first, *lines[1:])]
+
+
+def _decode_line(contract: Contract, line: bytes) -> Any:  # noqa: ANN401 - an event of the compiled Struct
+    if not line.strip(b" \t\r\n\v\f"):
+        return LineFault("framing", "blank line")
+    if b"\0" in line:
+        return LineFault("framing", "NUL byte")
+    try:
+        line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        return LineFault("framing", f"invalid UTF-8 at byte {error.start}")
+    if line.count(b"[") + line.count(b"{") > NESTING_LIMIT and _depth(line) > NESTING_LIMIT:
+        return LineFault("json", f"nested deeper than {NESTING_LIMIT}")
+    try:
+        return contract.decoder.decode(line)
+    except msgspec.ValidationError as error:
+        # the decoder stops at the first value it dislikes; a line that is no JSON further on is to be called that
+        return _contract_fault(contract, str(error)) if _is_json(line) else LineFault("json", "not valid JSON")
+    except (msgspec.DecodeError, RecursionError):
+        return LineFault("json", "not valid JSON")
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        _any_json.decode(line)
+    except (msgspec.MsgspecError, RecursionError):
+        return False
+    return True
+
+
+def _depth(line: bytes) -> int:
+    """Return the deepest nesting of brackets outside strings."""
+    depth = deepest = 0
+    in_string = escaped = False
+    for byte in line:
+        if in_string:
+            if escaped:
+                escaped = False
+            elif byte == _BACKSLASH:
+                escaped = True
+            elif byte == _QUOTE:
+                in_string = False
+        elif byte == _QUOTE:
+            in_string = True
+        elif byte in _OPENING:
+            depth += 1
+            deepest = max(deepest, depth)
+        elif byte in _CLOSING:
+            depth -= 1
+    return deepest
+
+
+def _contract_fault(contract: Contract, message: str) -> LineFault:
+    """Say in our own words what msgspec found, so that the rejection does not depend on its version."""
+    at = _AT_FIELD.search(message)
+    field = at[1].split(".")[0].split("[")[0] if at else ""
+    if message.startswith("Object contains unknown field"):
+        unknown = message.split("`")[1] if "`" in message else ""
+        return LineFault("contract", "field not declared by the contract", unknown[:64])
+    if message.startswith("Object missing required field"):
+        missing = message.split("`")[1] if "`" in message else ""
+        return LineFault("contract", "required field is missing", missing)
+    if not field or field not in contract.by_name:
+        return LineFault("contract", "not an object")
+    declared = contract.by_name[field]
+    match declared.kind:
+        case "enum":
+            reason = "not one of the allowed values"
+        case "timestamp":
+            reason = "not an RFC 3339 time with a UTC offset"
+        case "string":
+            reason = f"not a text of {declared.min_length} to {declared.max_length} characters"
+        case "boolean":
+            reason = "not true or false"
+        case "integer":
+            reason = "not a whole number within the bounds"
+        case _:
+            reason = "not an amount within the bounds"
+    return LineFault("contract", reason, field)

@@ -1,0 +1,260 @@
+"""One ordered pass over a block of lines: decode, screen, evaluate; the effects come back as data.
+
+Owns: the order of these three, the text of a rejection, and the counts. Leaves to `consumer` which bytes are offered,
+to `edges.journal` the persistence of what comes back, and to the ruleset what a flag is.
+
+Invariants:
+- The flags of a line depend on the lines before it and on the decisions in force, never on how lines were grouped.
+- A block that halts half-way has changed the state by exactly the lines before the halt, and says how many bytes those
+  are; the caller commits them and stops.
+- Whoever cannot commit what came back keeps it and tries again, or ends the process: evaluating twice is not possible.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+from itertools import accumulate
+from operator import attrgetter, itemgetter
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+from msgspec import Struct
+
+from tidewaiter.core.audit import Counts, Halt
+from tidewaiter.core.decoding import BOM, LineFault, cut_lines, decode_block
+from tidewaiter.core.framing import PREVIEW_BYTES, Block, LongLine
+from tidewaiter.core.screening import Policy, Screening
+
+if TYPE_CHECKING:
+    from tidewaiter.core.contract import Contract
+    from tidewaiter.core.scenarios import Ruleset, RuleState
+    from tidewaiter.core.screening import Admitted
+
+ENGINE: Final = "tidewaiter-engine/1"
+"""The evaluation's version: changed whenever the same bytes under the same decisions could give other flags."""
+ENGINE_DIGEST: Final = hashlib.sha256(ENGINE.encode()).hexdigest()
+QUOTED_TIME_LENGTH: Final = 64
+"""The longest original text of a time, in characters, that a flag quotes: the size of an audit entry is bounded."""
+
+
+class Evaluation(Struct, gc=False):
+    """The effects of one piece of the stream, in the order in which they are to be persisted.
+
+    `records` are (projection, line) in stream order; `size` is how many bytes of the piece they account for; `halt`
+    says that the stream stops right behind them.
+    """
+
+    records: list[tuple[str, bytes]]
+    counts: Counts
+    size: int
+    last_event_time: str | None
+    halt: Halt | None
+
+
+class Rejection(Struct, frozen=True):
+    """One line of rejections.jsonl: where the line stands, how long it is, its hash, and why it was not evaluated."""
+
+    offset: int
+    length: int
+    sha256: str
+    kind: str
+    reason: str
+    field: str
+    event_id: str | None
+    preview: str
+
+
+class Engine:
+    """Contract, ruleset and policy in force, with the state of one stream."""
+
+    def __init__(self, contract: Contract, ruleset: Ruleset, policy: Policy) -> None:
+        """Start empty; `screening` and `rules` may be filled from a snapshot before the first evaluation."""
+        self.contract = contract
+        self.ruleset = ruleset
+        self.policy = policy
+        self.screening = Screening(contract, policy, ruleset.money_columns)
+        self.rules: RuleState = ruleset.new_state()
+        self._evaluate = ruleset.bind(self.rules)
+        self._time_of = attrgetter(contract.time_field)
+        self._ingest_of = attrgetter(contract.ingest_field) if contract.ingest_field else None
+
+    def load_rules(self, state: RuleState) -> None:
+        """Go on with `state`."""
+        self.rules = state
+        self._evaluate = self.ruleset.bind(state)
+
+    def successor(self, contract: Contract, ruleset: Ruleset, policy: Policy) -> tuple[Engine, list[str]]:
+        """Return an engine under new decisions that keeps what is unchanged, and the metrics that start empty."""
+        engine = Engine(contract, ruleset, policy)
+        state, started_empty = ruleset.adopt_state(self.rules)
+        engine.load_rules(state)
+        engine.screening.effective = self.screening.effective
+        if policy.duplicate_horizon == self.policy.duplicate_horizon:
+            engine.screening.seen = self.screening.seen
+        else:
+            engine.screening.seen = self.screening.seen.rehorizon(policy.duplicate_horizon)
+        return engine, started_empty
+
+    def evaluate(self, piece: Block | LongLine, start: int, segment: str) -> Evaluation:
+        """Evaluate the next piece. `start` is the global offset of its segment's first byte, `segment` its name."""
+        if isinstance(piece, LongLine):
+            return self._evaluate_long_line(piece, start, segment, halted=self.policy.invalid == "halt")
+        lines = _Lines(piece, start)
+        entries = decode_block(self.contract, piece.data, lines.cut, at_start=piece.offset == 0)
+        admitted = self.screening.screen(entries)
+        flags = self._flags(admitted, lines)
+        counts = Counts(events_read=len(entries), evaluated=len(admitted.events), admitted=admitted.admitted_late)
+        counts.flags = len(flags)
+        halt = None
+        size = len(piece.data)
+        if admitted.halt is not None:
+            _, fault = admitted.faults.pop()
+            counts.events_read = admitted.halt
+            size = lines.offset(admitted.halt) - lines.base
+            halt = lines.halt(admitted.halt, fault, segment)
+        if admitted.faults:
+            flags += [
+                (line, "rejections", self._rejection(lines, line, fault, entries[line]))
+                for line, fault in admitted.faults
+            ]
+            flags.sort(key=itemgetter(0))  # stable: the flags of one line keep their order
+            for _, fault in admitted.faults:
+                setattr(counts, fault.kind, getattr(counts, fault.kind) + 1)
+            counts.rejected = len(admitted.faults)
+        return Evaluation(
+            records=[(projection, record) for _, projection, record in flags],
+            counts=counts,
+            size=size,
+            last_event_time=utc_text(self.screening.effective),
+            halt=halt,
+        )
+
+    def _flags(self, admitted: Admitted, lines: _Lines) -> list[tuple[int, str, bytes]]:
+        hits = self._evaluate(admitted.events, admitted.times, *admitted.money)
+        flags: list[tuple[int, str, bytes]] = []
+        render, original_text = self.ruleset.render, self.contract.original_text
+        events, numbers = admitted.events, admitted.lines
+        last = -1
+        event_time, ingest_time = "", None
+        for hit in hits:
+            at = hit[0]
+            line = at if numbers is None else numbers[at]
+            if at != last:
+                text, last = original_text(lines.content(line)), at
+                event_time, ingest_time = text.event_time, text.ingest_time
+                if len(event_time) > QUOTED_TIME_LENGTH:
+                    event_time = _shortened(self._time_of(events[at]))
+                if ingest_time is not None and len(ingest_time) > QUOTED_TIME_LENGTH and self._ingest_of is not None:
+                    ingest_time = _shortened(self._ingest_of(events[at]))
+            record = render(hit, events[at], event_time, ingest_time, lines.offset(line))
+            flags.append((line, "flags", record))
+        return flags
+
+    def reject_tail(self, piece: LongLine, start: int) -> Evaluation:
+        """Return the rejection of a closed segment's unterminated tail; no policy can halt on it."""
+        return self._evaluate_long_line(piece, start, "", halted=False)
+
+    def _evaluate_long_line(self, piece: LongLine, start: int, segment: str, *, halted: bool) -> Evaluation:
+        fault = LineFault("framing", piece.reason)
+        halt = Halt(
+            kind=fault.kind, offset=start + piece.offset, length=piece.length, sha256=piece.sha256,
+            reason=fault.reason, segment=segment, local_offset=piece.offset,
+        )  # fmt: skip
+        return Evaluation(
+            records=[] if halted else [("rejections", long_line_rejection(piece, start, fault))],
+            counts=Counts() if halted else Counts(events_read=1, rejected=1, framing=1),
+            size=0 if halted else piece.size,
+            last_event_time=utc_text(self.screening.effective),
+            halt=halt if halted else None,
+        )
+
+    def _rejection(self, lines: _Lines, line: int, fault: LineFault, entry: object) -> bytes:
+        event_id = None if isinstance(entry, LineFault) else str(getattr(entry, self.contract.id_field))
+        return rejection_line(lines.raw(line), lines.offset(line), fault, event_id)
+
+
+def rejection_line(raw: bytes, offset: int, fault: LineFault, event_id: str | None) -> bytes:
+    """Return the line of rejections.jsonl for the line `raw` (without newline) at the global `offset`."""
+    rejection = Rejection(
+        offset=offset,
+        length=len(raw),
+        sha256=hashlib.sha256(raw).hexdigest(),
+        kind=fault.kind,
+        reason=fault.reason,
+        field=fault.field,
+        event_id=event_id,
+        preview=_preview(raw[:PREVIEW_BYTES]),
+    )
+    return msgspec.json.encode(rejection) + b"\n"
+
+
+def long_line_rejection(piece: LongLine, start: int, fault: LineFault) -> bytes:
+    """Return the line of rejections.jsonl for a line whose content was not kept; `start` is its segment's offset."""
+    rejection = Rejection(
+        offset=start + piece.offset, length=piece.length, sha256=piece.sha256, kind=fault.kind,
+        reason=fault.reason, field="", event_id=None, preview=_preview(piece.preview),
+    )  # fmt: skip
+    return msgspec.json.encode(rejection) + b"\n"
+
+
+def utc_text(time: dt.datetime | None) -> str | None:
+    """Return `time` as UTC text with microseconds, the same on every machine."""
+    return None if time is None else time.astimezone(dt.UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ").rjust(27, "0")
+
+
+def _shortened(time: dt.datetime) -> str:
+    """Return the text of a time that was written with more decimals than anybody quotes: as it was read."""
+    try:
+        return str(utc_text(time))
+    except OverflowError:  # an ingest time at the very end of the calendar, in another zone
+        return time.isoformat(timespec="microseconds")
+
+
+def _preview(raw: bytes) -> str:
+    """Return the first bytes of a line, printable ASCII as it is and everything else escaped."""
+    return raw.decode("latin-1").encode("unicode_escape").decode("ascii")
+
+
+class _Lines:
+    """The lines of one block and where they stand."""
+
+    def __init__(self, block: Block, start: int) -> None:
+        self.base = start + block.offset
+        self._block = block
+        self._start = start
+        self.cut = cut_lines(block.data)
+        self._ends: list[int] | None = None
+
+    def raw(self, line: int) -> bytes:
+        """Return the line's bytes without its newline."""
+        return self.cut[line]
+
+    def offset(self, line: int) -> int:
+        """Return the global offset of the line's first byte."""
+        if line == 0:
+            return self.base
+        if self._ends is None:
+            self._ends = list(accumulate(map(len, self.cut)))
+        return self.base + self._ends[line - 1] + line
+
+    def content(self, line: int) -> bytes:
+        """Return what of the line was decoded: without the byte order mark and the carriage return."""
+        raw = self.raw(line)
+        if line == 0 and self._block.offset == 0:
+            raw = raw.removeprefix(BOM)
+        return raw.removesuffix(b"\r")
+
+    def halt(self, line: int, fault: LineFault, segment: str) -> Halt:
+        """Return the halt at `line`."""
+        raw = self.raw(line)
+        offset = self.offset(line)
+        return Halt(
+            kind=fault.kind,
+            offset=offset,
+            length=len(raw),
+            sha256=hashlib.sha256(raw).hexdigest(),
+            reason=f"{fault.reason}: {fault.field}" if fault.field else fault.reason,
+            segment=segment,
+            local_offset=offset - self._start,
+        )

@@ -1,0 +1,306 @@
+"""What a line's own shape cannot say: exact money, blank ids, the future, duplicates, and order.
+
+Owns: the checks between decoding and evaluation, in the order contract, duplicate, order; the effective time; and the
+ids of the duplicate horizon. Leaves to the engine what a policy does with a fault, and to the ruleset what an event
+means.
+
+There are two ways through. The bulk way asks a handful of whole-batch questions at C speed; when every answer is
+"nothing unusual", the batch is admitted as it stands. Otherwise each event is judged by itself. Both give the same
+result for the same events (a test feeds every split), because the bulk way only ever answers "no fault at all".
+
+Only evaluated events advance the effective time or register an id.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Sequence
+from operator import attrgetter, le
+from typing import TYPE_CHECKING, Any, Final
+
+from msgspec import Struct
+
+from tidewaiter.core.decoding import LineFault
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from tidewaiter.core.contract import Contract, Field
+
+EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+MICROSECOND: Final = dt.timedelta(microseconds=1)
+EARLIEST: Final = dt.datetime(1000, 1, 1, tzinfo=dt.UTC)
+LATEST: Final = dt.datetime(9000, 1, 1, tzinfo=dt.UTC)
+"""Event times from EARLIEST up to but not including LATEST: every sum with a lookback or an offset stays a date."""
+_FORGET_PER_CALL: Final = 20_000
+
+
+class Policy(Struct, frozen=True):
+    """What governs screening, besides the contract; part of the decision timeline. Durations in microseconds."""
+
+    invalid: str = "halt"
+    duplicate: str = "halt"
+    order: str = "halt"
+    duplicate_horizon: int = 86_400_000_000
+    allowed_skew: int = 5_000_000
+    max_forward_jump: int = 2_592_000_000_000
+    line_limit: int = 1 << 20
+
+
+class Admitted(Struct, gc=False):
+    """The events of a batch that are evaluated, in order, as columns of equal length.
+
+    `lines` are their line numbers within the batch (None: all lines, 0, 1, 2 …), `times` their effective times,
+    `money` the amounts of each money column in minor units. `faults` are the other lines, with their numbers, up to
+    `halt`: the line number where a `halt` policy stopped, or None.
+    """
+
+    events: Sequence[Any]
+    lines: Sequence[int] | None
+    times: Sequence[dt.datetime]
+    money: list[Sequence[int | None]]
+    faults: list[tuple[int, LineFault]]
+    admitted_late: int
+    halt: int | None
+
+
+class SeenIds:
+    """The ids of evaluated events, kept for at least the duplicate horizon of event time, at most 1.5 times that.
+
+    Time is cut into periods of half a horizon; the current period and the two before it are kept. So an id is found
+    exactly within the horizon, a look-up costs at most three set probes, and forgetting costs nothing per event.
+    """
+
+    def __init__(self, horizon: int) -> None:
+        """`horizon` is in microseconds of event time."""
+        self.width = max((horizon + 1) // 2, 1)  # rounded up: two widths must cover the horizon
+        self._period = -(1 << 62)
+        self._sets: list[set[str]] = [set(), set(), set()]  # current period first
+        self._forgotten: list[set[str]] = []
+
+    def period_of(self, time: dt.datetime) -> int:
+        """Return the number of the period that holds `time`."""
+        return (time - EPOCH) // MICROSECOND // self.width
+
+    def __len__(self) -> int:
+        """Return how many ids are kept."""
+        return sum(map(len, self._sets))
+
+    def _within_reach(self, period: int) -> list[set[str]]:
+        """Return the sets that count when judged from `period`; looking never forgets anything."""
+        return self._sets[: max(len(self._sets) - max(period - self._period, 0), 0)]
+
+    def none_of(self, ids: set[str], period: int) -> bool:
+        """Return whether no id of `ids` was seen, judged from within `period`."""
+        return all(seen.isdisjoint(ids) for seen in self._within_reach(period))
+
+    def contains(self, event_id: str, period: int) -> bool:
+        """Return whether `event_id` was seen, judged from within `period`."""
+        return any(event_id in seen for seen in self._within_reach(period))
+
+    def update(self, ids: Iterable[str], period: int) -> None:
+        """Register ids of evaluated events in `period`, which never goes back."""
+        for _ in range(min(max(period - self._period, 0), len(self._sets))):
+            self._sets.insert(0, set())
+            self._forgotten.append(self._sets.pop())
+        self._period = max(period, self._period)
+        self._sets[0].update(ids)
+
+    def forget_some(self) -> None:
+        """Release part of what has left the horizon, little by little: dropping a big set at once would stall."""
+        while self._forgotten:
+            old = self._forgotten[-1]
+            if len(old) <= _FORGET_PER_CALL:
+                self._forgotten.pop()
+                return
+            for _ in range(_FORGET_PER_CALL):
+                old.pop()
+            return
+
+    def freeze(self) -> tuple[int, list[list[str]]]:
+        """Return the period and a shallow copy of the ids, current period first."""
+        return self._period, [list(seen) for seen in self._sets]
+
+    def load(self, period: int, sets: Sequence[set[str]]) -> None:
+        """Take over what `freeze` gave."""
+        self._period = period
+        self._sets = [set(seen) for seen in sets]
+
+    def rehorizon(self, horizon: int) -> SeenIds:
+        """Return these ids under another horizon: what was kept counts as seen in the current period."""
+        new = SeenIds(horizon)
+        if self._period > -(1 << 62):
+            new._period = (self._period + 1) * self.width // new.width
+            new._sets[0] = set().union(*self._sets)
+        return new
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over all kept ids, in no order."""
+        for seen in self._sets:
+            yield from seen
+
+
+class Screening:
+    """The stateful checks of one stream; `effective` is the time that never goes back (None before the first event)."""
+
+    def __init__(self, contract: Contract, policy: Policy, money_columns: Sequence[str]) -> None:
+        """`money_columns` are the money fields whose minor units the ruleset reads, in its order."""
+        self.contract = contract
+        self.policy = policy
+        self.effective: dt.datetime | None = None
+        self.seen = SeenIds(policy.duplicate_horizon)
+        self._horizon = dt.timedelta(microseconds=policy.duplicate_horizon)
+        self._skew = dt.timedelta(microseconds=policy.allowed_skew)
+        self._jump = dt.timedelta(microseconds=policy.max_forward_jump)
+        self._id_of = attrgetter(contract.id_field)
+        self._time_of = attrgetter(contract.time_field)
+        self._subject_of = attrgetter(contract.subject_field)
+        self._ingest_of = attrgetter(contract.ingest_field) if contract.ingest_field else None
+        # every money field is checked; only the ruleset's columns are handed on
+        self._money = [field for field in contract.fields if field.kind == "money"]
+        self._columns = list(money_columns)
+
+    def screen(self, entries: Sequence[Any]) -> Admitted:
+        """Judge the entries of one batch (events or LineFaults, one per line) and register those to be evaluated."""
+        self.seen.forget_some()
+        admitted = self._bulk(entries) if entries else None
+        return admitted if admitted is not None else self._one_by_one(entries)
+
+    # -- the bulk way --------------------------------------------------------------------------------------------
+
+    def _bulk(self, events: Sequence[Any]) -> Admitted | None:
+        event_type = self.contract.event_type
+        if type(events[0]) is not event_type or LineFault in set(map(type, events)):
+            return None
+        times = list(map(self._time_of, events))
+        first, last = times[0], times[-1]
+        effective = self.effective if self.effective is not None else first
+        in_order = first >= effective and times == sorted(times)
+        if not in_order or first < EARLIEST or last >= LATEST:
+            return None
+        try:
+            if self._ingest_of is not None and not all(map(le, times, map(self._ingest_of, events))):
+                return None
+            if last > effective + self._jump:
+                return None
+        except OverflowError:  # a time near year 9999; judged singly
+            return None
+        period = self.seen.period_of(first)
+        if self.seen.period_of(last) != period:
+            return None
+        ids = set(map(self._id_of, events))
+        if len(ids) != len(events) or not self.seen.none_of(ids, period):
+            return None
+        if any(map(str.isspace, ids)) or any(map(str.isspace, map(self._subject_of, events))):
+            return None
+        columns = {}
+        for field in self._money:
+            column = _exact_column(field, list(map(attrgetter(field.name), events)))
+            if column is None:
+                return None
+            columns[field.name] = column
+        self.seen.update(ids, period)
+        self.effective = last
+        return Admitted(
+            events=events, lines=None, times=times, money=[columns[name] for name in self._columns],
+            faults=[], admitted_late=0, halt=None,
+        )  # fmt: skip
+
+    # -- one by one ----------------------------------------------------------------------------------------------
+
+    def _one_by_one(self, entries: Sequence[Any]) -> Admitted:
+        events: list[Any] = []
+        lines: list[int] = []
+        times: list[dt.datetime] = []
+        money: dict[str, list[int | None]] = {field.name: [] for field in self._money}
+        faults: list[tuple[int, LineFault]] = []
+        late = 0
+        halt = None
+        for line, entry in enumerate(entries):
+            amounts: dict[str, int | None] = {}
+            fault = entry if isinstance(entry, LineFault) else self._judge(entry, amounts)
+            if fault is not None:
+                faults.append((line, fault))
+                if self._halts(fault):
+                    halt = line
+                    break
+                continue
+            time = self._time_of(entry)
+            if self.effective is None or time >= self.effective:
+                self.effective = time
+            else:
+                late += 1
+            events.append(entry)
+            lines.append(line)
+            times.append(self.effective)
+            for name, amount in amounts.items():
+                money[name].append(amount)
+            # registered under the effective time: the period never goes back
+            self.seen.update((self._id_of(entry),), self.seen.period_of(self.effective))
+        return Admitted(
+            events=events, lines=lines, times=times, money=[money[name] for name in self._columns],
+            faults=faults, admitted_late=late, halt=halt,
+        )  # fmt: skip
+
+    def _halts(self, fault: LineFault) -> bool:
+        if fault.kind == "duplicate":
+            return self.policy.duplicate == "halt"
+        if fault.kind == "order":
+            return self.policy.order == "halt"
+        return self.policy.invalid == "halt"
+
+    def _judge(self, event: Any, amounts: dict[str, int | None]) -> LineFault | None:  # noqa: ANN401 - a compiled Struct; one return per reason
+        contract, policy = self.contract, self.policy
+        if self._id_of(event).isspace():
+            return LineFault("contract", "only white space", contract.id_field)
+        if self._subject_of(event).isspace():
+            return LineFault("contract", "only white space", contract.subject_field)
+        for field in self._money:
+            value = getattr(event, field.name)
+            amount = None if value is None else exact_minor_units(value, field.scale)
+            if amount is None and value is not None:
+                return LineFault("contract", f"more than {field.scale} decimals", field.name)
+            amounts[field.name] = amount
+        time = self._time_of(event)
+        if not EARLIEST <= time < LATEST:
+            return LineFault("contract", f"not in the years {EARLIEST.year} to {LATEST.year - 1}", contract.time_field)
+        if self._ingest_of is not None and _later(time, self._ingest_of(event), self._skew):
+            return LineFault(
+                "contract", f"later than {contract.ingest_field} by more than the allowed skew", contract.time_field
+            )
+        effective = self.effective
+        if effective is not None and _later(time, effective, self._jump):
+            return LineFault("contract", "further ahead of the stream than max_forward_jump", contract.time_field)
+        now = time if effective is None or time >= effective else effective
+        if self.seen.contains(self._id_of(event), self.seen.period_of(now)):
+            return LineFault("duplicate", "id already seen within the duplicate horizon", contract.id_field)
+        if effective is not None and time < effective:
+            if policy.order != "admit":
+                return LineFault("order", "earlier than an event before it", contract.time_field)
+            if _later(effective, time, self._horizon):
+                return LineFault("order", "later than the duplicate horizon allows to admit", contract.time_field)
+        return None
+
+
+def _later(time: dt.datetime, reference: dt.datetime, allowed: dt.timedelta) -> bool:
+    """Return whether `time` is after `reference` by more than `allowed`; never overflows."""
+    return time - reference > allowed
+
+
+def exact_minor_units(value: float, scale: int) -> int | None:
+    """Return the amount in minor units, or None if `value` is not the double nearest to one with `scale` decimals."""
+    units = round(value * 10**scale)
+    return units if units / 10**scale == value else None
+
+
+def _exact_column(field: Field, values: list[Any]) -> Sequence[int] | None:
+    """Return the column in minor units, or None if any value is absent or not exact (then judged singly)."""
+    if not field.required and None in values:
+        return None
+    factor = 10**field.scale
+    if field.may_be_negative:
+        units = [round(value * factor) for value in values]
+    else:
+        # adding one half and cutting is what round does for amounts under 10**15 that are exact at all
+        units = [int(value * factor + 0.5) for value in values]
+    return units if [unit / factor for unit in units] == values else None

@@ -1,0 +1,150 @@
+"""The snapshot format: everything a start needs so that it does not have to begin at the first event.
+
+Owns: the bytes of a snapshot, versioned and hashed. Leaves to `edges.snapshots` files and retention, to the ruleset the
+inside of its own state, and to recovery the question which snapshot counts.
+
+Format 1: the line ``tidewaiter-snapshot/1``; then frames of a 4-byte little-endian length and that many bytes of
+MessagePack; then a zero length and the SHA-256 of everything before it. The first frame is the `Header`; each further
+one is a pair of a tag and its content: ``["ids", n, [id, …]]`` for the n-th set of the duplicate horizon, or
+``["rules", bytes]`` for a slice of the ruleset's state.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+from msgspec import Struct
+
+from tidewaiter.core.ledger import AuditMark, Ledger
+from tidewaiter.core.scenarios import FrozenState
+from tidewaiter.core.screening import EPOCH, MICROSECOND
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tidewaiter.core.engine import Engine
+
+MAGIC: Final = b"tidewaiter-snapshot/1\n"
+_SLICE: Final = 2_000
+
+
+class Header(Struct, frozen=True):
+    """What was committed when the state was taken. `effective` (since 1970) and `horizon` in microseconds."""
+
+    audit: AuditMark
+    ledger: Ledger
+    effective: int | None
+    horizon: int
+    period: int
+
+
+class Frozen(Struct, gc=False):
+    """The state at a batch boundary, copied so shallowly that the engine may go on at once."""
+
+    header: Header
+    ids: list[list[str]]
+    rules: FrozenState
+
+
+def freeze(engine: Engine, ledger: Ledger, mark: AuditMark) -> Frozen:
+    """Take the engine's state as of the last commit; about 0.2 microseconds per key."""
+    period, ids = engine.screening.seen.freeze()
+    effective = engine.screening.effective
+    header = Header(
+        audit=mark,
+        ledger=ledger,
+        effective=None if effective is None else (effective - EPOCH) // MICROSECOND,
+        horizon=engine.policy.duplicate_horizon,
+        period=period,
+    )
+    return Frozen(header, ids, engine.rules.freeze())
+
+
+def encode(frozen: Frozen) -> Iterator[bytes]:
+    """Yield the snapshot's bytes in slices short enough that another thread can run between them."""
+    digest = hashlib.sha256(MAGIC)
+    yield MAGIC
+    for frame in _frames(frozen):
+        data = len(frame).to_bytes(4, "little") + frame
+        digest.update(data)
+        yield data
+    yield bytes(4) + digest.digest()
+
+
+def _frames(frozen: Frozen) -> Iterator[bytes]:
+    pack = msgspec.msgpack.encode
+    yield pack(frozen.header)
+    for number, ids in enumerate(frozen.ids):
+        for at in range(0, len(ids), _SLICE):
+            yield pack(["ids", number, ids[at : at + _SLICE]])
+    for chunk in frozen.rules.encode_chunks():
+        yield pack(["rules", 0, chunk])
+
+
+class Snapshot(Struct):
+    """A decoded snapshot, not yet tied to an engine."""
+
+    header: Header
+    ids: list[set[str]]
+    rules: list[bytes]
+
+    def load_into(self, engine: Engine) -> None:
+        """Give the engine the state of the snapshot; contract, ruleset and policy must be those it was taken under."""
+        screening = engine.screening
+        micros = self.header.effective
+        screening.effective = None if micros is None else EPOCH + dt.timedelta(microseconds=micros)
+        screening.seen.load(self.header.period, self.ids)
+        engine.load_rules(FrozenState.decode(self.rules))
+
+
+def decode_header(data: bytes) -> Header | None:
+    """Return the header without reading the rest, or None where the bytes are no snapshot of this format."""
+    try:
+        return msgspec.msgpack.decode(next(_split(data)), type=Header)
+    except (msgspec.MsgspecError, StopIteration):
+        return None
+
+
+def decode(data: bytes) -> Snapshot | None:
+    """Return the snapshot, or None where a single bit of it is not as it was written."""
+    end = len(data) - 36
+    if (
+        end < len(MAGIC)
+        or data[end : end + 4] != bytes(4)
+        or hashlib.sha256(memoryview(data)[:end]).digest() != data[end + 4 :]
+    ):
+        return None
+    frames = _split(data)
+    try:
+        header = msgspec.msgpack.decode(next(frames), type=Header)
+        ids: list[set[str]] = [set(), set(), set()]
+        rules: list[bytes] = []
+        for frame in frames:
+            tag, number, content = _tagged.decode(frame)
+            if tag == "ids":
+                ids[number].update(content)
+            else:
+                rules.append(content)
+    except (msgspec.MsgspecError, StopIteration):
+        return None
+    return Snapshot(header, ids, rules)
+
+
+_tagged: Final[msgspec.msgpack.Decoder[tuple[str, int, Any]]] = msgspec.msgpack.Decoder(tuple[str, int, Any])
+
+
+def _split(data: bytes) -> Iterator[bytes]:
+    """Yield the frames; stops at the end mark or where the bytes end."""
+    view = memoryview(data)
+    if not data.startswith(MAGIC):
+        return
+    at = len(MAGIC)
+    while at + 4 <= len(data):
+        length = int.from_bytes(view[at : at + 4], "little")
+        if length == 0:
+            return
+        yield bytes(view[at + 4 : at + 4 + length])
+        at += 4 + length

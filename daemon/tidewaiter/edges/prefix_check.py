@@ -1,0 +1,108 @@
+"""The part of the audit log that a start does not need, checked all the same: chain and projections, from entry 0.
+
+Owns: one reading of the audit log up to a mark, beside the running daemon. Leaves to `edges.recovery` everything
+behind that mark. A finding is a refusal: the daemon stops with exit 4 and names file and byte.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Final
+
+from tidewaiter.core import audit
+from tidewaiter.core.audit import GENESIS, PREV_AT, record_of
+from tidewaiter.core.errors import IntegrityRefusal
+from tidewaiter.edges.projections import read_range
+from tidewaiter.edges.recovery import audit_segments
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tidewaiter.core.ledger import AuditMark, Ledger
+
+_HINT: Final = "restore the state directory from a back-up; it was changed after it was written"
+_COMPARED_BYTES: Final = 1 << 20
+_MARKERS: Final = {name: f',"action":"{action}","record":'.encode() for name, action in audit.PROJECTIONS.items()}
+_MARKER_WITHIN: Final = 512
+
+
+def bytes_before(state: Path, mark: AuditMark) -> int:
+    """Return how much there is to read: the audit log's length in bytes before `mark`."""
+    return sum(path.stat().st_size for path in audit_segments(state) if path.name < mark.segment) + mark.length
+
+
+def check_prefix(state: Path, mark: AuditMark, ledger: Ledger, stopped: Callable[[], bool]) -> None:
+    """Check chain and projections from the first entry up to `mark`, whose ledger is `ledger`. Raises IntegrityRefusal.
+
+    Returns early once `stopped()` says so. Blocks; lets other threads run after every line.
+    """
+    head = GENESIS
+    check = _ProjectionCheck(state, ledger)
+    for path in audit_segments(state):
+        if path.name > mark.segment:
+            break
+        limit = mark.length if path.name == mark.segment else path.stat().st_size
+        offset = 0
+        with path.open("rb") as file:
+            for line in file:
+                if offset >= limit or stopped():
+                    break
+                if line[PREV_AT : PREV_AT + 64] != head.encode():
+                    found = line[PREV_AT : PREV_AT + 64].decode("ascii", "backslashreplace")
+                    raise IntegrityRefusal(
+                        f"{path}: byte {offset}: the chain is broken there or in the entry before: "
+                        f"expected prev {head}, found {found}",
+                        hint=_HINT,
+                    )
+                head = hashlib.sha256(line).hexdigest()
+                offset += len(line)
+                check.take(line)
+    if not stopped():
+        if head != mark.head:
+            raise IntegrityRefusal(
+                f"{state / 'audit' / mark.segment}: byte {mark.length}: the entry before was changed: expected digest "
+                f"{mark.head}, found {head}",
+                hint=_HINT,
+            )
+        check.finish()
+
+
+class _ProjectionCheck:
+    """Compares the records as they stand in the audit log with the projection files."""
+
+    def __init__(self, state: Path, ledger: Ledger) -> None:
+        self._state = state
+        self._ledger = ledger
+        self._offset = dict.fromkeys(audit.PROJECTIONS, 0)
+        self._expected: dict[str, list[bytes]] = {name: [] for name in audit.PROJECTIONS}
+        self._size = dict.fromkeys(audit.PROJECTIONS, 0)
+
+    def take(self, line: bytes) -> None:
+        for name, marker in _MARKERS.items():
+            if line.find(marker, 0, _MARKER_WITHIN) >= 0:
+                record = record_of(line)
+                self._expected[name].append(record)
+                self._size[name] += len(record)
+                if self._size[name] >= _COMPARED_BYTES:
+                    self._compare(name)
+
+    def finish(self) -> None:
+        for name in audit.PROJECTIONS:
+            self._compare(name)
+
+    def _compare(self, name: str) -> None:
+        expected = b"".join(self._expected[name])
+        begin = self._offset[name]
+        found = read_range(self._state, name, self._ledger.mark(name).base, begin, begin + len(expected))
+        if found != expected:
+            at = next(
+                (i for i, (a, b) in enumerate(zip(expected, found, strict=False)) if a != b),
+                min(len(expected), len(found)),
+            )
+            raise IntegrityRefusal(
+                f"{self._state / name}.jsonl: byte {begin + at} of the whole projection differs from the audit log",
+                hint=_HINT,
+            )
+        self._offset[name] = begin + len(expected)
+        self._expected[name], self._size[name] = [], 0

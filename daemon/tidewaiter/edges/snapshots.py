@@ -1,0 +1,57 @@
+"""The snapshot files: writing one beside the running engine, finding the newest that counts, keeping two.
+
+Owns: ``snapshots/snapshot-<20 digits audit index>.tws``. Leaves to `core.snapshot` the bytes. Two are kept: where the
+newest is damaged, the one before it serves.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from tidewaiter.core import snapshot
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tidewaiter.core.snapshot import Frozen, Snapshot
+    from tidewaiter.edges.durable import Disk
+
+KEPT: Final = 2
+
+
+def snapshot_files(state: Path) -> list[Path]:
+    """Return the snapshot files, newest first."""
+    return sorted((state / "snapshots").glob("snapshot-*.tws"), reverse=True)
+
+
+def write_snapshot(disk: Disk, state: Path, frozen: Frozen) -> Path:
+    """Write `frozen` durably and drop the files beyond the newest two. Blocks; meant for a thread of its own."""
+    directory = state / "snapshots"
+    target = directory / f"snapshot-{frozen.header.audit.index:020d}.tws"
+    temporary = directory / f".{target.name}.tmp"
+    fd = disk.open(temporary)
+    try:
+        disk.truncate(fd, 0, temporary)
+        offset = 0
+        for data in snapshot.encode(frozen):
+            # If we die here, a leftover temporary file is found, which the next start removes.
+            disk.write_at(fd, data, offset, temporary)
+            offset += len(data)
+        disk.sync(fd, temporary)
+    finally:
+        disk.close(fd)
+    disk.rename(temporary, target)
+    for old in snapshot_files(state)[KEPT:]:
+        disk.unlink(old)
+    return target
+
+
+def read_snapshots(state: Path) -> list[tuple[Path, Snapshot | None]]:
+    """Return the snapshot files, newest first, each decoded, or None where it is damaged."""
+    return [(path, snapshot.decode(path.read_bytes())) for path in snapshot_files(state)]
+
+
+def remove_leftovers(disk: Disk, state: Path) -> None:
+    """Remove temporary files that a crash left behind."""
+    for path in (state / "snapshots").glob(".snapshot-*.tmp"):
+        disk.unlink(path)

@@ -1,0 +1,540 @@
+"""The stream as one sequence of bytes: segment after segment, across rotation, renaming and restarts.
+
+Owns: the place in the stream, when to look at the directory, and when a segment ends. Leaves to `edges.survey` which
+file is which, to `edges.segment_files` reading, to the consumer framing, and making each `SegmentEnd` durable before it
+reads on.
+
+Invariants:
+- Bytes are delivered once and in order; a `SegmentEnd` comes after all bytes of its segment.
+- A segment ends when a successor exists and it did not grow for the grace; growth restarts the grace.
+- A gap is reported between two segments, never in the middle of one that can still be read to its end.
+- What a listing seems to show while somebody renames is not believed: a halt needs the same listing twice.
+- At the end of the stream a read costs one `fstat`; the directory is looked at every 50 ms at most, or when asked.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from tidewaiter.core import segment_findings as findings
+from tidewaiter.core.chain_of_segments import (
+    FileKey,
+    Layout,
+    Member,
+    Record,
+    arrange,
+    grace_over,
+    judge,
+    long_quiet,
+    missing_between,
+    naming_of,
+    record_of,
+    vanished,
+)
+from tidewaiter.core.errors import ConfigError, SourceHalt
+from tidewaiter.core.position import ClosedSegment, Position, SegmentCursor
+from tidewaiter.core.segment_findings import StreamHalt, StreamRefusal
+from tidewaiter.edges import segment_files as files
+from tidewaiter.edges.committed_ranges import CommittedRanges
+from tidewaiter.edges.directory_watch import DirectoryWatch
+from tidewaiter.edges.stream_values import Data, Idle, Notice, SegmentEnd, StreamSettings
+from tidewaiter.edges.survey import Survey
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+_LOOK_SECONDS: Final = 0.05
+_ATTEMPTS: Final = 20
+
+__all__ = ["Data", "Idle", "Notice", "SegmentEnd", "Stream", "StreamSettings"]
+
+class Stream:
+    """Reads one stream. Not for concurrent use: one call at a time. A cancelled `read` loses nothing."""
+
+    def __init__(
+        self,
+        settings: StreamSettings,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], int] = time.time_ns,
+    ) -> None:
+        """`clock` is monotonic, in seconds. `wall` (nanoseconds) only tells which files are old enough for no grace."""
+        self._settings = settings
+        self._clock = clock
+        self._wall = wall
+        self._use(directory=False)
+        self._segment: files.Segment | None = None
+        self._opening: SegmentCursor | None = None
+        self._ended = False
+        self._moving = True
+        self._resume: Record | None = None
+        self._next_start = 0
+        self._gap_accepted = False
+        self._layout: Layout | None = None
+        self._later_bytes = 0
+        self._seen: dict[FileKey, tuple[Member, bytes]] = {}
+        self._lost: list[Member] = []
+        self._replacement: Member | None = None
+        self._unresolved = False
+        self._deleted = False
+        self._noted_copies: set[FileKey] = set()
+        self._looked_at: float | None = None
+        self._size = 0
+        self._grew_at = 0.0
+        self._successor_since: float | None = None
+        self._hole_since: float | None = None
+        self._notices: list[Notice] = []
+
+    # -- the interface -------------------------------------------------------------------------------------------------
+
+    async def start(
+        self,
+        position: Position | None,
+        closed: Sequence[ClosedSegment],
+        next_start: int | None = None,
+        *,
+        accept_gap: bool = False,
+    ) -> None:
+        """Find the place to read on from.
+
+        `position` None: the first segment after the newest of `closed`, or the beginning of the stream; it begins at
+        the global offset `next_start`. `closed` are all segments that ended. `accept_gap`: an operator decided that
+        segments are missing between the last byte read and what comes now.
+
+        A directory that is not there yet is waited for, and so is a position whose file is not wholly decompressible
+        yet. Raises ConfigError (unreadable), StreamHalt (gap, late_bytes, segment_before), StreamRefusal.
+        """
+        self._choose_mode()
+        for segment in closed:
+            self._survey.add_closed(segment)
+        self._gap_accepted = accept_gap
+        newest = self._survey.last_closed()
+        self._next_start = newest[0].start + newest[0].length if newest is not None else 0
+        if position is not None:
+            self._next_start = position.global_offset
+            ended = any(each.start == position.start and each.length == position.offset for each in closed)
+            self._resume = None if ended and position.offset else record_of(position)
+        if next_start is not None:
+            self._next_start = next_start
+        await self._confirmed(self._begin)
+        while self._resume is not None and self._survey.busy:
+            await self._confirmed(self._begin)
+
+    async def read(self, *, final: bool = False, rescan: bool = False) -> Data | Idle | SegmentEnd:
+        """Return the next thing there is.
+
+        `final` (batch mode): no grace, a segment with a successor ends at once. `rescan`: something was heard of, look
+        at the directory now. Raises what `start` does.
+        """
+        self._survey.hurry = final
+        look = final or rescan
+        if self._ended:
+            await self._leave()
+        while True:
+            if self._segment is None:
+                if not (look or self._moving or self._look_is_due()):
+                    return self._idle()
+                self._moving = False
+                idle = await self._advance(final=final, look=look)
+                if idle is not None:
+                    return idle
+            segment = self._segment
+            assert segment is not None  # noqa: S101 - `_advance` opened it
+            data = await segment.read(self._settings.read_bytes)
+            if data:
+                return Data(data)
+            if data is None:
+                return self._idle(busy=True)
+            self._note_growth(segment)
+            if not (look or segment.stale or self._look_is_due()):
+                return self._idle()
+            end = await self._at_end(segment, final=final, look=look)
+            if end is not None:
+                return end
+            look = final
+
+    def cursor(self) -> SegmentCursor:
+        """Return a fresh cursor for the segment being read: where it was opened, not where reading stands now.
+
+        After a `SegmentEnd` it still is the ended segment, until the next `read`. Raises LookupError if no segment is
+        open (`is_open`).
+        """
+        if self._opening is None:
+            raise LookupError("no segment is open")
+        return self._opening.copy()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a segment is being read."""
+        return self._opening is not None
+
+    def hints(self) -> tuple[str, int, int]:
+        """Return name, device and inode of the segment being read, as they are now. Raises LookupError."""
+        if self._segment is None:
+            raise LookupError("no segment is open")
+        file = self._segment.member.file
+        return (file.name, file.dev, file.ino)
+
+    @property
+    def lag_bytes(self) -> int:
+        """Bytes known to exist behind the read position; compressed segments count with their compressed size."""
+        segment = self._segment
+        return self._later_bytes + (segment.remaining() if segment is not None and not self._ended else 0)
+
+    def take_notices(self) -> list[Notice]:
+        """Return what happened since the last call, to be logged."""
+        taken, self._notices = self._notices, []
+        return taken
+
+    async def read_range(self, segment: Position | ClosedSegment | int, first: int, last: int) -> bytes:
+        """Return the bytes [first, last) of a segment again; an int is the global offset of its first byte.
+
+        For the replay after a restart: ranges in rising order cost one pass. Raises StreamRefusal (input_gone).
+        """
+        start = segment if isinstance(segment, int) else segment.start
+        if first >= last:
+            return b""
+        return await self._ranges.read(
+            start, first, last, lambda: self._segment, lambda: self._confirmed(self._look_around)
+        )
+
+    async def close(self) -> None:
+        """Let go of all files."""
+        self._ranges.close()
+        await self._survey.close()
+        if self._segment is not None:
+            await self._segment.close()
+        self._segment = self._opening = None
+
+    # -- starting ------------------------------------------------------------------------------------------------------
+
+    def _choose_mode(self) -> None:
+        path, directory = self._settings.path, self._settings.directory
+        found = files.stat_file(path)
+        is_directory = path.is_dir()
+        if directory is None:
+            directory = is_directory
+        elif found is not None and directory != is_directory:
+            raise ConfigError(
+                f"{path}: is {'a' if is_directory else 'no'} directory",
+                hint="name the directory with a slash at its end, and a file without",
+            )
+        self._use(directory=directory)
+
+    def _use(self, *, directory: bool) -> None:
+        path = self._settings.path
+        self._directory = path if directory else path.parent
+        naming = naming_of(path.name, directory=directory)
+        self._live = naming.live
+        self._survey = Survey(self._directory, naming, self._settings.rotate_grace_us, self._clock, self._wall)
+        self._watch = DirectoryWatch(self._survey, self._clock)
+        self._ranges = CommittedRanges(self._directory, self._survey)
+
+    async def _begin(self) -> None:
+        """Open the recorded position, if there is one that is not open yet, and look at the chain around it."""
+        if self._resume is not None:
+            record = self._resume
+            members = await self._survey.look()
+            if self._survey.stamp is None:
+                return
+            try:
+                member = await self._survey.locate(record, members)
+            except StreamHalt:
+                if not self._gap_accepted:
+                    raise
+                self._resume = None
+                await self._look_around()
+                return
+            if member is None:
+                return
+            await self._open(member, record.start, record)
+            self._resume = None
+            self._gap_accepted = False
+            known = record.segment
+            if member.file.key != record.key:
+                self._notice("identity_changed", member, old_dev=known.dev, old_ino=known.ino, old_name=known.name)
+            elif member.file.name != known.name:
+                self._notice("renamed", member, old_name=known.name)
+        await self._look_around()
+
+    async def _confirmed(self, look: Callable[[], Awaitable[None]]) -> None:
+        """Look until nobody renames meanwhile; believe a halt only when the same listing shows it twice."""
+        seen: list[tuple[str, FileKey]] | None = None
+        for _ in range(_ATTEMPTS):
+            try:
+                await look()
+            except files.Moved:
+                seen = None
+            except (StreamHalt, StreamRefusal):
+                listed = [(member.file.name, member.file.key) for member in self._survey.members]
+                if listed == seen:
+                    raise
+                seen = listed
+            else:
+                return
+        raise SourceHalt(
+            f"{self._settings.path}: its files were renamed during each of {_ATTEMPTS} listings",
+            hint="find out what keeps renaming them, then start again",
+        )
+
+    # -- looking -------------------------------------------------------------------------------------------------------
+
+    def _look_is_due(self) -> bool:
+        return self._looked_at is None or self._clock() - self._looked_at >= _LOOK_SECONDS
+
+    async def _refresh(self, *, look: bool) -> None:
+        """Bring the layout up to date: cheaply where the directory shows that no name in it changed."""
+        self._looked_at = self._clock()
+        if not look and self._layout is not None and not (self._unresolved or self._replacement):
+            later = self._layout.later
+            newest = self._watch.newest_size(later[-1] if later else None)
+            if newest is not None:
+                self._later_bytes = sum(member.file.size for member in later[:-1]) + newest
+                return
+        await self._confirmed(self._look_around)
+
+    async def _look_around(self) -> None:
+        """List the directory and find out what is before, at and after the place. Raises StreamHalt, Moved, …"""
+        now = self._clock()
+        wall = self._wall()
+        survey = self._survey
+        members = await survey.look()
+        segment = None if self._ended else self._segment
+        current = record_of(segment.cursor.position) if segment is not None else None
+        labels = await survey.label(members, current, segment.member.file.key if segment is not None else None)
+        layout = arrange(members, labels)
+        if layout.strangers:
+            newest = survey.last_closed()
+            place = layout.current.file.name if layout.current else newest[0].segment.name if newest else "it"
+            stranger = layout.strangers[0]
+            raise findings.segment_before(stranger, place, await survey.describe(stranger, -1))
+        if segment is not None:
+            self._follow(segment, layout)
+        self._unresolved = segment is not None and layout.current is None and "waiting" in labels
+        heads = survey.heads()
+        gone, unclear = vanished(self._seen, members, heads)
+        self._lost += [self._seen[key][0] for key in gone]
+        seen = {key: self._seen[key] for key in unclear}
+        self._seen = seen | {each.file.key: (each, heads[each.file.key].data) for each in layout.later}
+        self._layout = layout
+        self._later_bytes = sum(member.file.size for member in layout.later)
+        self._looked_at = now
+        self._watch.listed(wall)
+        if not layout.later:
+            self._successor_since = None
+        elif self._successor_since is None:
+            self._successor_since = now
+        for copy in survey.copies:
+            if copy.file.key not in self._noted_copies:
+                self._noted_copies.add(copy.file.key)
+                self._notice("copy", copy, of=layout.current.file.name if layout.current else "")
+
+    def _follow(self, segment: files.Segment, layout: Layout) -> None:
+        """Take note of what happened to the name of the file being read."""
+        named = layout.current
+        self._replacement = None
+        if named is None:
+            if not self._deleted and segment.member.file.name:
+                self._deleted = True
+                self._notice("deleted", segment.member, offset=segment.cursor.offset)
+            return
+        self._deleted = False
+        if named.file.key != segment.member.file.key:
+            self._replacement = named
+        elif named.file.name != segment.member.file.name:
+            self._notice("renamed", named, old_name=segment.member.file.name)
+            segment.member = named
+        else:
+            segment.member = named
+
+    # -- moving on -----------------------------------------------------------------------------------------------------
+
+    def _note_growth(self, segment: files.Segment) -> None:
+        size = segment.stat().st_size
+        if size != self._size:
+            self._size = size
+            self._grew_at = self._clock()
+
+    async def _at_end(self, segment: files.Segment, *, final: bool, look: bool) -> SegmentEnd | Idle | None:
+        """Decide what the end of the present bytes means; None if there is something to read after all."""
+        await self._refresh(look=look or segment.stale)
+        if self._replacement is not None or segment.stale:
+            return await self._reopen(segment)
+        later = self._layout.later if self._layout is not None else ()
+        if self._unresolved:
+            return self._idle()
+        if not later:
+            return self._idle()
+        if isinstance(segment, files.PlainSegment) and segment.remaining():
+            return None
+        if not (final or self._grace_is_over(segment, later)):
+            return self._idle()
+        closed = segment.cursor.closed
+        self._survey.add_closed(closed, segment.member)
+        self._next_start = closed.start + closed.length
+        self._ended = True
+        return SegmentEnd(length=closed.length, closed=closed)
+
+    def _grace_is_over(self, segment: files.Segment, later: Sequence[Member]) -> bool:
+        grace = self._settings.rotate_grace_us
+        since = self._successor_since
+        if since is not None and grace_over(self._clock(), self._grew_at, since, grace):
+            return True
+        found = segment.stat()
+        now = msgspec.structs.replace(
+            segment.member.file, size=found.st_size, mtime_ns=found.st_mtime_ns, ctime_ns=found.st_ctime_ns
+        )
+        return long_quiet(self._wall(), now, later, grace)
+
+    async def _reopen(self, segment: files.Segment) -> Idle | None:
+        """Go on in the file that has this segment's content now, at the same place."""
+        member = self._replacement or (self._layout.current if self._layout is not None else None)
+        if member is None:
+            # The open file is not whole any more and has no name in the chain: there is nothing to go on with yet.
+            return self._idle(waiting_for=segment.member.file.name)
+        record = record_of(segment.cursor.position)
+        opening = self._opening
+        try:
+            if not await self._survey.is_whole(member):
+                return self._idle()
+            probe = await self._survey.probe(member, [record])
+            if probe is None:
+                return self._idle()
+            verdict = judge(record, probe)
+            if verdict == "short":
+                raise findings.truncated(member.file.name, record, probe.length)
+            if verdict == "other":
+                raise findings.rewritten(member.file.name, record, probe.tails[record.length], probe.length)
+            await self._open(member, record.start, record)
+        except files.Moved:
+            return self._idle(waiting_for=member.file.name)
+        self._opening = opening
+        self._replacement = None
+        if member.file.key != segment.member.file.key:
+            old = segment.member.file
+            self._notice("identity_changed", member, old_dev=old.dev, old_ino=old.ino, old_name=old.name)
+        await segment.close()
+        return None
+
+    async def _leave(self) -> None:
+        """Let go of the segment that ended."""
+        if self._segment is not None:
+            await self._segment.close()
+        self._segment = self._opening = None
+        self._ended = False
+        self._moving = True
+        self._successor_since = self._hole_since = self._replacement = None
+        self._unresolved = self._deleted = False
+        if self._layout is not None:
+            self._layout = msgspec.structs.replace(self._layout, current=None)
+
+    async def _advance(self, *, final: bool, look: bool) -> Idle | None:
+        """Open the segment that comes next; Idle if there is none, or none that may be opened yet."""
+        if self._resume is not None:
+            self._looked_at = self._clock()
+            await self._confirmed(self._begin)
+            return self._idle() if self._segment is None else None
+        await self._refresh(look=look)
+        for _ in range(_ATTEMPTS):
+            later = self._layout.later if self._layout is not None else ()
+            if not later:
+                return self._idle()
+            waiting = self._across_a_gap(later[0], final=final)
+            if waiting:
+                # What the hole is has to be seen again before it is believed.
+                await self._confirmed(self._look_around)
+                if final:
+                    continue
+                return self._idle(waiting_for=waiting)
+            try:
+                if not await self._survey.is_whole(later[0]):
+                    return self._idle()
+                await self._open(later[0], self._next_start, None)
+            except files.Moved:
+                await self._confirmed(self._look_around)
+                continue
+            self._entered(later)
+            return None
+        return self._idle(waiting_for=self._live)
+
+    def _entered(self, later: Sequence[Member]) -> None:
+        """The first of `later` is the current segment now."""
+        self._gap_accepted = False
+        self._layout = Layout(strangers=(), current=later[0], later=tuple(later[1:]))
+        self._later_bytes = sum(member.file.size for member in later[1:])
+        self._seen.pop(later[0].file.key, None)
+        self._successor_since = self._clock() if len(later) > 1 else None
+        self._hole_since = None
+
+    def _across_a_gap(self, following: Member, *, final: bool) -> str:
+        """Return the name of a segment that should come first and is not there; raise once that is certain.
+
+        While a rotation renames, there is a hole in the numbers for a moment.
+        """
+        newest = self._survey.last_closed()
+        closed = newest[0].segment.name if newest is not None else "the beginning"
+        if self._gap_accepted:
+            self._lost = []
+            return ""
+        if self._lost:
+            names = [member.file.name for member in self._lost]
+            raise findings.segments_missing(names, closed, following.file.name, self._next_start)
+        missing = missing_between(newest[1] if newest is not None else None, following, self._live)
+        if not missing:
+            return ""
+        if self._hole_since is None:
+            self._hole_since = self._clock()
+            certain = False
+        else:
+            certain = final or grace_over(self._clock(), 0.0, self._hole_since, self._settings.rotate_grace_us)
+        if certain:
+            raise findings.segments_missing(missing, closed, following.file.name, self._next_start)
+        return missing[0]
+
+    async def _open(self, member: Member, start: int, record: Record | None) -> None:
+        """Open a file at its beginning, or at the recorded place. Raises Moved, StreamRefusal, ConfigError."""
+        path = self._directory / member.file.name
+        cursor = SegmentCursor(member.file.name, member.file.dev, member.file.ino, start)
+        if not member.name.encoding:
+            self._segment = await files.open_plain(path, member, cursor, record)
+        else:
+            if record is not None:
+                await self._survey.learn_heads([member])
+                probe = await self._survey.probe(member, [record])
+                if probe is None:
+                    raise files.Moved
+                head = self._survey.heads()[member.file.key].data[: record.length]
+                tail = probe.tails[record.length]
+                cursor = SegmentCursor(
+                    member.file.name, *member.file.key, start, head=head, tail=tail, offset=record.length
+                )
+            raw = await files.run(files.open_raw, path, member.file.key)
+            self._segment = files.CompressedSegment(member, raw, cursor)
+        self._opening = self._segment.cursor.copy()
+        self._size = self._segment.stat().st_size
+        self._grew_at = self._clock()
+
+    # -- the rest ------------------------------------------------------------------------------------------------------
+
+    def _idle(self, *, busy: bool = False, waiting_for: str = "") -> Idle:
+        lag = self.lag_bytes
+        waiting = waiting_for or self._survey.waiting_for
+        if not waiting and self._resume is not None:
+            waiting = self._resume.segment.name
+        busy = busy or self._survey.busy
+        return Idle(
+            caught_up=not (lag or waiting or busy),
+            lag_bytes=lag,
+            successor=bool(self._layout is not None and self._layout.later),
+            busy=busy,
+            waiting_for=waiting,
+        )
+
+    def _notice(self, kind: str, member: Member, **evidence: str | int) -> None:
+        file = member.file
+        self._notices.append(
+            Notice(kind=kind, evidence={"file": file.name, "dev": file.dev, "ino": file.ino, **evidence})
+        )

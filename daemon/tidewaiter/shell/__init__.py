@@ -1,0 +1,1 @@
+"""The outermost ring: the tasks, the supervisor that wires them together, and the commands."""

@@ -1,0 +1,144 @@
+"""``tidewaiter check``: read configuration, contract and rules as a start would, and say what was found.
+
+Owns: the summary and its warnings. Leaves every judgement to the loaders that a start uses: what `check` accepts, `run`
+and a reload accept.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tidewaiter.shell.commands.options import (
+    ConfigOption,
+    ContractOption,
+    RulesOption,
+    StateDirOption,
+    StreamArgument,
+    load,
+)
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from tidewaiter.core.contract import Contract
+    from tidewaiter.core.scenarios import Ruleset
+    from tidewaiter.shell.settings import Settings
+
+EXAMPLE = (
+    "Examples: [bold]tidewaiter check[/bold]\n\n"
+    "[bold]tidewaiter check --rules new.toml --print-python | less[/bold] shows the function that rules become."
+)
+
+
+def check(
+    stream: StreamArgument = None,
+    *,
+    config: ConfigOption = None,
+    contract: ContractOption = None,
+    rules: RulesOption = None,
+    state_dir: StateDirOption = None,
+    print_python: Annotated[
+        bool, typer.Option("--print-python", help="Print only the Python function that the ruleset is compiled to.")
+    ] = False,
+    json_schema: Annotated[
+        bool, typer.Option("--json-schema", help="Print only the contract, as JSON Schema 2020-12.")
+    ] = False,
+) -> None:
+    """Validate configuration, contract and rules; an error names file, line, key and what is allowed (exit 2)."""
+    from tidewaiter.shell.settings import Overrides
+
+    overrides = Overrides(stream=stream, state_dir=state_dir, contract=contract, rules=rules)
+    settings = load(config, overrides)
+    from tidewaiter.shell.governing import from_settings
+
+    governing = from_settings(settings)
+    compiled, ruleset = governing.contract, governing.ruleset
+    if json_schema:
+        import msgspec
+
+        from tidewaiter.core.contract import json_schema as schema_of
+
+        typer.echo(msgspec.json.format(msgspec.json.encode(schema_of(compiled)), indent=2))
+    if print_python:
+        typer.echo(ruleset.python_source.rstrip("\n"))
+    if not (json_schema or print_python):
+        from rich.console import Console
+
+        _summary(Console(highlight=False, soft_wrap=True), settings, compiled, ruleset)
+
+
+def warnings(settings: Settings) -> list[str]:
+    """Return what does not forbid a start by itself, and yet is seldom meant."""
+    found: list[str] = []
+    path = settings.stream.path
+    if not path.parent.is_dir():
+        made = "the producer will create it" if settings.producer is not None else "a start would fail"
+        found.append(f"the stream's directory {path.parent} does not exist: {made}")
+    elif path.exists() and not os.access(path, os.R_OK):
+        found.append(f"the stream {path} cannot be read by this user")
+    elif not path.exists() and settings.producer is None:
+        found.append(f"the stream {path} does not exist yet: the daemon will wait for it")
+    place = settings.state.dir
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    if not place.is_dir():
+        found.append(f"the state directory {settings.state.dir} cannot be created: {place} is not a directory")
+    elif not os.access(place, os.W_OK | os.X_OK):
+        found.append(f"the state directory {settings.state.dir} is not writable for this user")
+    if settings.stream.silence_alarm_us is None and settings.producer is None:
+        found.append("stream.silence_alarm is off: a source that stops looks like a quiet day")
+    return found
+
+
+def _summary(console: Console, settings: Settings, contract: Contract, ruleset: Ruleset) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    from tidewaiter.shell.setting_values import duration_text, size_text
+
+    policy = settings.policy
+    producer = settings.producer
+    lines = Table.grid(padding=(0, 2))
+    lines.add_column(style="bold", no_wrap=True)
+    lines.add_column(overflow="fold")
+    lines.add_row("configuration", _shown(settings.file) if settings.file else "command line only")
+    made_by = f", written by the {producer.kind} at {producer.rate:g} events/s" if producer else ""
+    lines.add_row("stream", escape(f"{settings.stream.name}: {_shown(settings.stream.path)}{made_by}"))
+    lines.add_row("state", escape(_shown(settings.state.dir)))
+    lines.add_row("contract", f"{escape(contract.name)} version {contract.version}, {len(contract.fields)} fields")
+    lines.add_row("", contract.digest)
+    lines.add_row("ruleset", f"{escape(ruleset.name)} version {ruleset.version}, {len(ruleset.scenarios)} scenarios")
+    lines.add_row("", ruleset.digest)
+    lines.add_row(
+        "policies",
+        f"invalid {policy.invalid}, duplicate {policy.duplicate} (horizon {duration_text(policy.duplicate_horizon)}), "
+        f"order {policy.order}, line limit {size_text(policy.line_limit)}, skew {duration_text(policy.allowed_skew)}, "
+        f"jump {duration_text(policy.max_forward_jump)}",
+    )
+    console.print(lines)
+    table = Table(title=None, box=None, padding=(0, 2), header_style="bold")
+    for heading in ("scenario", "version", "status", "severity", "typology", "window"):
+        table.add_column(heading, no_wrap=True)
+    for scenario in ruleset.scenarios:
+        table.add_row(
+            escape(str(scenario.id)),
+            str(scenario.version),
+            scenario.status,
+            scenario.severity,
+            escape(scenario.typology),
+            duration_text(scenario.window * 1_000_000) if scenario.window else "-",
+        )
+    console.print(table)
+    for warning in warnings(settings):
+        console.print(f"[yellow]warning[/yellow]: {escape(warning)}")
+    console.print("accepted")
+
+
+def _shown(path: Path) -> str:
+    """Return the path as a person under the current directory would write it."""
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)

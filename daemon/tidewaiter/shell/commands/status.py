@@ -1,0 +1,210 @@
+"""``tidewaiter status``: where a stream stands, for a person, a script or a metrics collector.
+
+Owns: finding the state directory and the three ways to show a report. Leaves to `shell.state_report` what is in it.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tidewaiter.shell.commands.options import ConfigOption, StateDirOption, StreamArgument, StreamNameOption, load
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rich.table import Table
+
+    from tidewaiter.shell.state_report import Report, Target
+
+EXAMPLE = (
+    "Examples: [bold]tidewaiter status[/bold]\n\n"
+    "[bold]tidewaiter status --state-dir /var/lib/tidewaiter --json[/bold]\n\n"
+    "[bold]tidewaiter status --textfile /var/lib/node_exporter/tidewaiter.prom[/bold]"
+)
+REJECTED_KINDS = ("framing", "json", "contract", "duplicate", "order", "operator")
+
+
+def status(
+    stream: StreamArgument = None,
+    *,
+    config: ConfigOption = None,
+    state_dir: StateDirOption = None,
+    stream_name: StreamNameOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    textfile: Annotated[
+        Path | None,
+        typer.Option(
+            "--textfile", metavar="FILE", help="Write the figures to FILE as Prometheus text.", show_default=False
+        ),
+    ] = None,
+) -> None:
+    """Show position, lag, rates, reconciliation, policies, a pending halt, and whether the daemon runs.
+
+    Reads only: works while the daemon runs and while it does not.
+    """
+    import datetime as dt
+
+    from tidewaiter.shell.state_report import read_report
+
+    target = locate(stream, config, state_dir, stream_name)
+    report = read_report(target, dt.datetime.now(dt.UTC))
+    if textfile is not None:
+        from tidewaiter.edges.durable import Disk
+
+        class Readable(Disk):
+            """Figures are no secret, and the collector runs as another user."""
+
+            def _open(self, path: Path, flags: int) -> int:
+                return os.open(path, flags | os.O_CLOEXEC, 0o644)
+
+        Readable().replace_file(textfile.absolute(), prometheus(report).encode())
+    if as_json:
+        import msgspec
+
+        typer.echo(msgspec.json.encode(report))
+    elif textfile is None:
+        from rich.console import Console
+
+        Console(highlight=False).print(_table(report))
+
+
+def locate(stream: Path | None, config: Path | None, state_dir: Path | None, stream_name: str | None) -> Target:
+    """Return what to look at. A state directory alone is enough: its run log names the stream."""
+    from tidewaiter.shell.settings import Overrides
+    from tidewaiter.shell.state_report import Target
+
+    if state_dir is not None and stream is None and config is None:
+        place = Path(os.path.abspath(state_dir))  # noqa: PTH100 - keeps symbolic links
+        return Target(state=place, name=stream_name, stream=None)
+    settings = load(config, Overrides(stream=stream, stream_name=stream_name, state_dir=state_dir), need_files=False)
+    return Target(
+        state=settings.state.dir, name=settings.stream.name, stream=settings.stream.path, policy=settings.policy
+    )
+
+
+# -- for people --------------------------------------------------------------------------------------------------
+
+
+def _table(report: Report) -> Table:
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value, style in _rows(report):
+        table.add_row(name, f"[{style}]{escape(value)}[/{style}]" if style else escape(value))
+    return table
+
+
+def _rows(report: Report) -> Iterator[tuple[str, str, str]]:
+    """Yield name, text and style of each line."""
+    from tidewaiter.shell.commands.progress import bytes_text
+    from tidewaiter.shell.setting_values import duration_text
+
+    place, counts, rates, policies = report.position, report.counts, report.rates, report.policies
+    yield "stream", f"{report.stream}  {report.stream_path or '(path unknown)'}", ""
+    yield "state", report.state_dir, ""
+    who = f"running, pid {report.pid}" if report.pid else "running, in another container"
+    yield "daemon", who if report.alive else "not running", "green" if report.alive else "yellow"
+    where = f"  (byte {place.segment_offset:,} of {place.segment})" if place.segment is not None else ""
+    yield "position", f"{place.offset:,}{where}", ""
+    if report.lag_bytes is None:
+        yield "lag", "unknown: the segment being read is not there", "yellow"
+    elif report.lag_bytes == 0:
+        yield "lag", "none", "green"
+    else:
+        estimate = report.lag_events_estimate
+        about = "" if estimate is None else f", about {estimate:,} events (estimated from the mean line)"
+        yield "lag", f"{report.lag_bytes:,} bytes{about}", ""
+    pace = f"{rates.events_per_s:,.1f} events/s, {rates.flags_per_s:,.1f} flags/s"
+    yield "rate", f"{pace}, {bytes_text(round(rates.bytes_per_s))}/s over the last {rates.window_s:g} s", ""
+    yield "last commit", report.last_commit or "none yet", ""
+    yield "last event", report.last_event_time or "none yet", ""
+    check = report.reconciliation
+    sum_ = f"{check.read:,} read = {check.evaluated:,} evaluated + {check.rejected:,} rejected"
+    yield (
+        "reconciled",
+        f"{sum_}, {'balanced' if check.balanced else 'NOT BALANCED'}",
+        "" if check.balanced else "bold red",
+    )
+    rejected = ", ".join(f"{getattr(counts, kind):,} {kind}" for kind in REJECTED_KINDS if getattr(counts, kind))
+    if rejected:
+        yield "rejected", rejected, ""
+    if counts.admitted:
+        yield "admitted late", f"{counts.admitted:,}", ""
+    yield "flags", f"{counts.flags:,}", ""
+    if policies is not None:
+        horizon = duration_text(policies.duplicate_horizon)
+        text = f"invalid {policies.invalid}, duplicate {policies.duplicate} within {horizon}, order {policies.order}"
+        yield "policies", text, ""
+    halt = report.halt
+    if halt is not None:
+        text = f"{halt.kind} at {halt.offset} (byte {halt.local_offset:,} of {halt.segment}): {halt.reason}"
+        yield "HALTED", text, "bold red"
+        yield "", f"decide with: tidewaiter skip --position {halt.offset} --reason … --actor …", ""
+    yield "snapshots", ", ".join(f"{one.offset:,}" for one in report.snapshots) or "none yet", ""
+    yield "may be deleted", "\n".join(report.deletable) or "nothing", ""
+    run = report.last_run
+    if run is not None:
+        error = f": {run['error']}" if run.get("error") else ""
+        what = f"{run.get('run_id', '?')} {run.get('status', '?')}, started {run.get('started_at', '?')}{error}"
+        yield "last run", what, ""
+
+
+# -- for a metrics collector -------------------------------------------------------------------------------------
+
+
+def prometheus(report: Report) -> str:
+    """Return the report in Prometheus' text exposition format; what is unknown is left out, never 0."""
+    label = f'stream="{_label(report.stream)}"'
+    lines: list[str] = []
+
+    def metric(name: str, kind: str, text: str, *samples: tuple[str, float | None]) -> None:
+        known = [(labels, value) for labels, value in samples if value is not None]
+        if known:
+            lines.extend((f"# HELP tidewaiter_{name} {text}", f"# TYPE tidewaiter_{name} {kind}"))
+            lines.extend(f"tidewaiter_{name}{{{labels}}} {value}" for labels, value in known)
+
+    counts = report.counts
+    metric("up", "gauge", "Whether a daemon holds the state directory.", (label, int(report.alive)))
+    metric("halted", "gauge", "Whether the stream waits for a decision.", (label, int(report.halt is not None)))
+    metric("position_bytes", "gauge", "Committed global offset of the stream.", (label, report.position.offset))
+    metric("lag_bytes", "gauge", "Bytes of the stream behind the position.", (label, report.lag_bytes))
+    metric("lag_events_estimate", "gauge", "Estimated events in the lag.", (label, report.lag_events_estimate))
+    metric("events_read_total", "counter", "Lines read and committed.", (label, counts.events_read))
+    metric("events_evaluated_total", "counter", "Events evaluated.", (label, counts.evaluated))
+    metric(
+        "events_rejected_total",
+        "counter",
+        "Lines rejected, by kind.",
+        *((f'{label},kind="{kind}"', getattr(counts, kind)) for kind in REJECTED_KINDS),
+    )
+    metric("events_admitted_late_total", "counter", "Late events that were evaluated.", (label, counts.admitted))
+    metric("flags_total", "counter", "Flags written.", (label, counts.flags))
+    metric(
+        "reconciliation_balanced",
+        "gauge",
+        "Whether read = evaluated + rejected.",
+        (label, int(report.reconciliation.balanced)),
+    )
+    metric("last_commit_timestamp_seconds", "gauge", "Time of the last commit.", (label, _seconds(report.last_commit)))
+    metric("last_event_timestamp_seconds", "gauge", "Event time reached.", (label, _seconds(report.last_event_time)))
+    return "\n".join(lines) + "\n"
+
+
+def _label(value: str) -> str:
+    return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+
+
+def _seconds(text: str | None) -> float | None:
+    import datetime as dt
+
+    try:
+        return dt.datetime.fromisoformat(text).timestamp() if text else None
+    except ValueError:
+        return None

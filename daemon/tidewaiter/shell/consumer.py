@@ -1,0 +1,397 @@
+"""The consumer task: read, evaluate, commit, in one order, until told to stop.
+
+Owns: the loop, when a snapshot is taken, how a change of configuration takes force, and what happens at the end of a
+segment, at a halt and when the disk is full. Leaves to `core.engine` the evaluation, to `edges.journal` the order of
+writes, to `edges.stream` the files, and to the supervisor who starts and stops it.
+
+Invariants:
+- The engine never evaluates a piece twice: a piece that cannot be committed is committed again, not evaluated again.
+- `journal.ledger` is what is on the disk; nothing else in memory says where the stream stands.
+- While a batch's projections and checkpoint are written the next piece may be evaluated, never committed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+from tidewaiter.core import audit
+from tidewaiter.core.audit import Decision, Halt
+from tidewaiter.core.commits import Draft, sha256_hex
+from tidewaiter.core.errors import ConfigError, IntegrityRefusal, SourceHalt
+from tidewaiter.core.framing import Block, Framer, LongLine
+from tidewaiter.edges.durable import NoSpace
+from tidewaiter.edges.logs import get_logger
+from tidewaiter.edges.stream import Data, Idle, SegmentEnd
+from tidewaiter.shell.governing import Governing, from_settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from concurrent.futures import Executor
+
+    from tidewaiter.core.engine import Engine, Evaluation
+    from tidewaiter.core.position import SegmentCursor
+    from tidewaiter.edges.durable import Disk
+    from tidewaiter.edges.journal import Journal
+    from tidewaiter.edges.service_manager import ServiceManager
+    from tidewaiter.edges.stream import Stream
+    from tidewaiter.edges.waker import Waker
+    from tidewaiter.shell.reporting import Reporter
+    from tidewaiter.shell.settings import Settings
+    from tidewaiter.shell.snapshotting import Snapshotting
+
+log = get_logger()
+
+HOT_SECONDS: Final = 0.05
+"""How long after the last bytes the stream is polled every millisecond instead of waiting for a notification."""
+HOT_POLL_SECONDS: Final = 0.001
+SWEEP_KEYS: Final = 2_000
+"""How many idle keys are looked at after each commit; a tenth of a millisecond."""
+RETRY_SECONDS: Final = (0.1, 5.0)
+"""First and longest pause between attempts while the disk is full."""
+
+
+class Consumer:
+    """The single ordered task. `stop` and `reload` are set by signals; `run` returns after a clean stop."""
+
+    def __init__(  # noqa: PLR0913 - the supervisor wires every part by name
+        self,
+        *,
+        settings: Settings,
+        governing: Governing,
+        engine: Engine,
+        journal: Journal,
+        stream: Stream,
+        waker: Waker,
+        disk: Disk,
+        services: ServiceManager,
+        reporter: Reporter,
+        snapshots: Snapshotting,
+        journal_thread: Executor,
+        once: bool,
+    ) -> None:
+        """Everything it works with; the supervisor has brought all of it to the commit point."""
+        self.settings = settings
+        self.governing = governing
+        self.engine = engine
+        self.stop = asyncio.Event()
+        self.reload = asyncio.Event()
+        self._journal = journal
+        self._stream = stream
+        self._waker = waker
+        self._disk = disk
+        self._services = services
+        self._reporter = reporter
+        self._snapshots = snapshots
+        self._journal_thread = journal_thread
+        self._once = once
+        self._cursor: SegmentCursor | None = None
+        self._framer: Framer | None = None
+        self._materialising: asyncio.Future[None] | None = None
+        self._hot_until = 0.0
+        self._rescan = False
+
+    async def start(self) -> None:
+        """Find the committed place in the stream again. Raises SourceHalt (recorded) or IntegrityRefusal."""
+        ledger = self._journal.ledger
+        try:
+            await self._stream.start(ledger.position, ledger.closed, ledger.next_start, accept_gap=ledger.gap_accepted)
+        except SourceHalt as halt:
+            await self.halt_at_source(halt)
+            raise
+
+    # -- the loop ------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Follow the stream until `stop` is set or, with `once`, to its end. Raises SourceHalt at a halt."""
+        reading: asyncio.Task[Data | Idle | SegmentEnd] | None = None
+        try:
+            while not self.stop.is_set():
+                await self._between_batches()
+                if reading is None:
+                    item = await self._read()
+                else:
+                    item, reading = await self._reading(reading), None
+                if isinstance(item, Data):
+                    self._begin_segment_if_new()
+                    # the next chunk is read while this one is being made durable
+                    reading = asyncio.create_task(self._stream.read(final=self._once), name="read-ahead")
+                    await self._take(item.data)
+                elif isinstance(item, SegmentEnd):
+                    await self._end_segment(item)
+                elif await self._idle(item):
+                    break
+        finally:
+            if reading is not None:
+                reading.cancel()
+                with contextlib.suppress(asyncio.CancelledError, Exception):
+                    await reading
+        await self._materialised()
+        self._reporter.summarise(self._journal.ledger, 0 if self._once else self._stream.lag_bytes, now=True)
+
+    async def finish(self) -> None:
+        """Take a last snapshot behind the last commit; the caller closes the journal."""
+        await self._materialised()
+        await self.snapshot_now()
+
+    async def _read(self) -> Data | Idle | SegmentEnd:
+        try:
+            rescan, self._rescan = self._rescan, False
+            return await self._stream.read(final=self._once, rescan=rescan)
+        except SourceHalt as halt:
+            await self.halt_at_source(halt)
+            raise
+
+    async def _reading(self, reading: asyncio.Task[Data | Idle | SegmentEnd]) -> Data | Idle | SegmentEnd:
+        try:
+            return await reading
+        except SourceHalt as halt:
+            await self.halt_at_source(halt)
+            raise
+
+    def _begin_segment_if_new(self) -> None:
+        if self._cursor is None:
+            self._cursor = self._stream.cursor()
+            self._framer = Framer(self._cursor.offset, self.engine.policy.line_limit)
+            log.info("segment.opened", segment=self._cursor.name, start=self._cursor.start, offset=self._cursor.offset)
+
+    async def _take(self, data: bytes) -> None:
+        framer = self._framer
+        assert framer is not None  # noqa: S101 - set by _begin_segment_if_new
+        self._hot_until = time.monotonic() + HOT_SECONDS
+        if self._reporter.data_arrived():
+            log.info("stream.resumed", offset=self._journal.ledger.global_offset)
+            await self._record("stream.resumed", {"offset": self._journal.ledger.global_offset})
+        framer.feed(data)
+        while (piece := framer.next_piece()) is not None:
+            await self._commit_piece(piece)
+            if self.stop.is_set():
+                return
+
+    async def _commit_piece(self, piece: Block | LongLine) -> None:
+        cursor = self._cursor
+        assert cursor is not None  # noqa: S101 - set by _begin_segment_if_new
+        evaluation = self.engine.evaluate(piece, cursor.start, cursor.name)
+        if evaluation.size:
+            await self._commit(piece, evaluation, "batch")
+        if evaluation.halt is not None:
+            await self._halt(evaluation.halt)
+
+    async def _commit(self, piece: Block | LongLine, evaluation: Evaluation, cause: str) -> None:
+        cursor = self._cursor
+        assert cursor is not None  # noqa: S101 - set by _begin_segment_if_new
+        after = cursor.copy()
+        if isinstance(piece, Block):
+            data = piece.data if evaluation.size == len(piece.data) else piece.data[: evaluation.size]
+            after.advance(data)
+        else:
+            data = b""
+            after.advance_past(piece.size, piece.head, piece.tail)
+
+        def commit() -> None:
+            range_sha256 = piece.range_sha256 if isinstance(piece, LongLine) else sha256_hex(data)
+            draft = Draft(
+                cause=cause,
+                records=evaluation.records,
+                counts=evaluation.counts,
+                position=after.position,
+                first=cursor.offset,
+                range_sha256=range_sha256,
+                last_event_time=evaluation.last_event_time,
+                decisions=self.governing.decisions,
+            )
+            self._journal.commit(draft)
+
+        await self._persist(commit)
+        self._cursor = after  # memory follows disk
+        self._materialising = asyncio.get_running_loop().run_in_executor(
+            self._journal_thread, self._journal.materialise
+        )
+        self._services.watchdog()
+        self._reporter.committed(evaluation, self._journal.ledger)
+        self._reporter.summarise(self._journal.ledger, self._stream.lag_bytes)
+        if self.engine.screening.effective is not None:
+            self.engine.rules.sweep(self.engine.screening.effective, SWEEP_KEYS)
+
+    # -- waiting -------------------------------------------------------------------------------------------------
+
+    async def _idle(self, idle: Idle) -> bool:
+        """Wait for more; return True when a run with `once` has reached the end."""
+        if idle.busy:
+            return False
+        if self._once and idle.caught_up:
+            if self._framer is not None and self._framer.pending:
+                raise SourceHalt(
+                    f"{self._name()}: the last line, at byte {self._journal.ledger.global_offset}, has no newline: "
+                    f"{self._framer.pending} bytes were left out",
+                    hint="everything before it is committed; complete the line and run again",
+                )
+            return True
+        self._services.watchdog()
+        seconds = self._reporter.silence_begins(self.settings.stream.silence_alarm_us)
+        if seconds is not None:
+            offset = self._journal.ledger.global_offset
+            log.warning("stream.silent", seconds=round(seconds, 1), offset=offset)
+            await self._record("stream.silent", {"seconds": int(seconds), "offset": offset})
+        self._reporter.summarise(self._journal.ledger, idle.lag_bytes)
+        if time.monotonic() < self._hot_until:
+            await asyncio.sleep(HOT_POLL_SECONDS)
+        else:
+            await self._waker.wait(self.settings.stream.poll_interval_us / 1e6)
+            self._rescan = True  # woken or not: a notification may have been lost
+        return False
+
+    async def _end_segment(self, end: SegmentEnd) -> None:
+        self._begin_segment_if_new()  # an empty segment may end without ever having given a byte
+        assert self._framer is not None  # noqa: S101 - just set
+        tail = self._framer.finish()
+        if tail is not None:
+            evaluation = self.engine.reject_tail(tail, self._cursor.start if self._cursor else 0)
+            await self._commit(tail, evaluation, "unterminated")
+        cursor = self._cursor
+        assert cursor is not None  # noqa: S101 - just set
+        await self._record(audit.SEGMENT_CLOSED, end.closed)
+        log.info("segment.closed", segment=cursor.name, start=cursor.start, length=end.length)
+        self._cursor = self._framer = None
+        if not self._once:
+            log.info("stream.rotated", offset=self._journal.ledger.global_offset)
+        await self._take_snapshot()
+
+    # -- halts ---------------------------------------------------------------------------------------------------
+
+    async def _halt(self, halt: Halt) -> None:
+        pending = self._journal.ledger.halt
+        if pending is None or (pending.offset, pending.sha256, pending.reason) != (
+            halt.offset,
+            halt.sha256,
+            halt.reason,
+        ):
+            await self._record(audit.STREAM_HALTED, halt)
+        await self._persist(self._journal.write_checkpoint)
+        log.error("stream.halted", kind=halt.kind, offset=halt.offset, segment=halt.segment, reason=halt.reason)
+        raise SourceHalt(
+            f"{halt.segment}: halted at byte {halt.offset} of the stream (byte {halt.local_offset} of the segment): "
+            f"{halt.kind}: {halt.reason}",
+            hint="change the policy, or leave the line out: "
+            f"tidewaiter skip --position {halt.offset} --reason … --actor …",
+        )
+
+    async def halt_at_source(self, source: SourceHalt) -> None:
+        """Record a halt that the stream's files caused, before the error goes on its way."""
+        evidence: dict[str, str | int] = dict(getattr(source, "evidence", {}))
+        offset = self._journal.ledger.global_offset
+        halt = Halt(
+            kind=str(getattr(source, "kind", "gap")), offset=offset, length=0, sha256="", reason=source.message,
+            segment=str(evidence.get("file", self._name())), local_offset=0, evidence=evidence,
+            accepted=list(getattr(source, "accepted", ())),
+        )  # fmt: skip
+        if self._journal.ledger.halt != halt:
+            await self._record(audit.STREAM_HALTED, halt)
+        await self._persist(self._journal.write_checkpoint)
+        log.error("stream.halted", kind=halt.kind, offset=offset, segment=halt.segment, reason=halt.reason)
+
+    def _name(self) -> str:
+        return self._cursor.name if self._cursor is not None else self.settings.stream.path.name
+
+    # -- making things durable -----------------------------------------------------------------------------------
+
+    async def _record(self, action: str, members: Any) -> None:  # noqa: ANN401 - a Struct or plain members
+        await self._persist(lambda: self._journal.record(action, members))
+
+    async def _persist(self, call: Callable[[], None]) -> None:
+        """Run `call` on the journal's thread; while the disk is full, wait and try again until told to stop."""
+        loop = asyncio.get_running_loop()
+        delay, longest = RETRY_SECONDS
+        full = False
+        while True:
+            try:
+                await asyncio.shield(loop.run_in_executor(self._journal_thread, call))
+            except NoSpace as error:
+                if not full:
+                    log.error("disk.full", error=str(error))
+                full = True
+                self._services.status(f"DISK FULL: {error.message}")
+                self._services.watchdog()
+                if self.stop.is_set():
+                    raise
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(delay):
+                        await self.stop.wait()
+                delay = min(delay * 2, longest)
+            else:
+                if full:
+                    log.info("disk.recovered")
+                return
+
+    async def _materialised(self) -> None:
+        """Wait until projections and checkpoint have caught up with the last commit."""
+        if self._materialising is not None:
+            with contextlib.suppress(NoSpace):
+                await self._materialising
+            self._materialising = None
+        await self._persist(self._journal.materialise)
+
+    # -- between batches -----------------------------------------------------------------------------------------
+
+    async def _between_batches(self) -> None:
+        """Do what may only be done at a batch boundary: notice failures, reload, snapshot."""
+        if self._materialising is not None and self._materialising.done():
+            await self._materialised()
+        if self.reload.is_set():
+            self.reload.clear()
+            await self._reload()
+        for notice in self._stream.take_notices():
+            evidence = {f"file_{key}": value for key, value in notice.evidence.items()}
+            log.info("segment.noticed", kind=notice.kind, **evidence)
+        if self._snapshots.due(self._journal.ledger):
+            await self._take_snapshot()
+
+    async def _take_snapshot(self) -> None:
+        await self._materialised()
+        self._snapshots.take(self.engine, self._journal.ledger, self._journal.mark)
+
+    async def snapshot_now(self) -> None:
+        """Take a snapshot behind the last commit and wait until it is durable."""
+        await self._snapshots.settled()
+        await self._take_snapshot()
+        await self._snapshots.settled()
+
+    async def _reload(self) -> None:
+        """Read configuration and rules again; what is not accepted is refused and the old goes on."""
+        self._services.reloading()
+        try:
+            settings = self.settings.reload()
+            if settings.policy.line_limit != self.governing.policy.line_limit:
+                raise ConfigError("stream.line_limit cannot change while the daemon runs", hint="restart it instead")
+            new = from_settings(settings)
+        except ConfigError as error:
+            log.error("config.refused", error=str(error))
+            self._services.ready("configuration refused; the old one goes on")
+            return
+        self.settings = settings
+        if new.decisions != self.governing.decisions:
+            await self.adopt(new, "reload")
+        log.info("config.reloaded", ruleset=new.ruleset.digest, contract=new.contract.digest)
+        self._services.ready()
+
+    async def adopt(self, new: Governing, reason: str) -> None:
+        """Let `new` govern the events from here on: snapshot, archive, decision, then memory."""
+        await self.snapshot_now()
+        engine, started_empty = self.engine.successor(new.contract, new.ruleset, new.policy)
+        # If we die before the entry is durable, the archive holds texts that nothing refers to, and the old goes on.
+        await self._persist(lambda: new.store(self._disk, self._journal.state))
+        decision = Decision("governing", reason, new.decisions, started_empty=started_empty)
+        await self._record(audit.DECISION_RECORDED, decision)
+        self.engine, self.governing = engine, new
+        log.info("decision.recorded", decision="governing", ruleset=new.ruleset.digest, started_empty=started_empty)
+
+    async def accept_state_loss(self, new: Governing, reason: str, actor: str, refusal: IntegrityRefusal) -> None:
+        """Begin with empty rules' memory behind the last commit, by an operator's recorded decision."""
+        self.engine, self.governing = new.engine(), new
+        await self._persist(lambda: new.store(self._disk, self._journal.state))
+        decision = Decision("state_loss", reason, new.decisions, evidence={"refusal": refusal.message})
+        await self._persist(lambda: self._journal.record(audit.DECISION_RECORDED, decision, actor=actor))
+        log.warning("decision.recorded", decision="state_loss", actor=actor, reason=reason)
+        await self.snapshot_now()  # so that the next start does not need what is gone

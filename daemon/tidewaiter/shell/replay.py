@@ -1,0 +1,113 @@
+"""From the last snapshot to the commit point: the state of the rules, derived again from the input.
+
+Owns: feeding the committed ranges to an engine under the decisions recorded for them, and the proof that it flags
+exactly what it flagged. So every restart is a check of determinism. Leaves to `edges.recovery` what was committed, to
+`edges.stream` the bytes, and to the supervisor what happens when the proof fails.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+from tidewaiter.core.audit import BatchCommitted, Decisions, running_hash
+from tidewaiter.core.errors import IntegrityRefusal
+from tidewaiter.core.framing import Framer
+from tidewaiter.core.ledger import EMPTY_MARK
+from tidewaiter.shell.governing import Governing, from_archive
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tidewaiter.core.engine import Engine
+    from tidewaiter.core.snapshot import Snapshot
+    from tidewaiter.edges.recovery import Recovered
+    from tidewaiter.edges.stream import Stream
+
+CHUNK_BYTES = 1 << 20
+WAYS_OUT = (
+    "run the version that wrote the state, restore the missing segment, or start with --accept-state-loss "
+    "(recorded; the rules then begin with empty memory)"
+)
+
+
+async def rebuild(
+    recovered: Recovered, governing: Governing, state: Path, stream: Stream, *, alive: Callable[[int], None]
+) -> tuple[Engine, Governing]:
+    """Return the engine as it was at the last commit, with what governed it then.
+
+    `governing` is used where it is what was in force; `alive` is called with the global offset as the replay goes on.
+    Raises IntegrityRefusal where the input differs, is gone, or gives other flags.
+    """
+    snapshot = recovered.snapshot
+    in_force = _decisions_at_start(recovered, snapshot)
+    if in_force is None:
+        return governing.engine(), governing
+    current = _governing(in_force, governing, state)
+    engine = current.engine()
+    flags = EMPTY_MARK
+    if snapshot is not None:
+        snapshot.load_into(engine)
+        flags = snapshot.header.ledger.mark("flags")
+    for batch in recovered.batches:
+        if _rules_of(batch.decisions) != _rules_of(in_force):
+            in_force = batch.decisions
+            current = _governing(in_force, governing, state)
+            engine, _ = engine.successor(current.contract, current.ruleset, current.policy)
+        if batch.cause == "batch":
+            digest = await _replay(engine, batch, stream, flags.sha256)
+            mark = batch.projections.get("flags", EMPTY_MARK)
+            if digest != mark.sha256:
+                raise IntegrityRefusal(
+                    f"replay of the stream up to byte {batch.offset} gives other flags than were committed: expected "
+                    f"running hash {mark.sha256}, found {digest}",
+                    hint=WAYS_OUT,
+                )
+        flags = batch.projections.get("flags", EMPTY_MARK)
+        alive(batch.offset)
+    return engine, current
+
+
+def _decisions_at_start(recovered: Recovered, snapshot: Snapshot | None) -> Decisions | None:
+    if snapshot is not None:
+        return snapshot.header.ledger.decisions
+    return recovered.batches[0].decisions if recovered.batches else recovered.ledger.decisions
+
+
+def _rules_of(decisions: Decisions) -> tuple[str, str, str]:
+    """The digests that choose contract, ruleset and policy; the engine is the one that runs."""
+    return decisions.config, decisions.contract, decisions.ruleset
+
+
+def _governing(decisions: Decisions, current: Governing, state: Path) -> Governing:
+    same = _rules_of(decisions) == _rules_of(current.decisions)
+    return current if same else from_archive(state, decisions)
+
+
+async def _replay(engine: Engine, batch: BatchCommitted, stream: Stream, flags: str) -> str:
+    """Evaluate the batch's range once more and return the running hash of the flags behind it."""
+    position = batch.position
+    framer = Framer(batch.first, engine.policy.line_limit)
+    digest = hashlib.sha256()
+    lines: list[bytes] = []
+    for at in range(batch.first, position.offset, CHUNK_BYTES):
+        data = await stream.read_range(position, at, min(at + CHUNK_BYTES, position.offset))
+        digest.update(data)
+        framer.feed(data)
+        while (piece := framer.next_piece()) is not None:
+            evaluation = engine.evaluate(piece, position.start, position.segment.name)
+            lines += [record for projection, record in evaluation.records if projection == "flags"]
+            if evaluation.halt is not None:
+                raise IntegrityRefusal(
+                    f"replay halts at byte {evaluation.halt.offset} of the stream, where it had not: "
+                    f"{evaluation.halt.reason}",
+                    hint=WAYS_OUT,
+                )
+    if digest.hexdigest() != batch.sha256:
+        raise IntegrityRefusal(
+            f"{position.segment.name}: bytes {batch.first} to {position.offset} are not what was read: "
+            f"expected SHA-256 {batch.sha256}, found {digest.hexdigest()}",
+            hint="restore the segment; the stream must be append-only",
+        )
+    return running_hash(flags, b"".join(lines)) if lines else flags

@@ -1,0 +1,134 @@
+"""What a run leaves for its readers: ``runs/run_<run_id>.json`` and ``reports/validation_report.json``.
+
+Owns: the contents of both documents and the closing of runs that crashed. Leaves to the consumer the figures. Neither
+file is ever read back to decide anything but which run crashed.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from msgspec import Struct
+
+from tidewaiter.core.errors import DurabilityError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tidewaiter.core.audit import Counts
+    from tidewaiter.core.ledger import Ledger
+    from tidewaiter.core.screening import Policy
+    from tidewaiter.edges.durable import Disk
+
+
+class RunLog(Struct):
+    """One run of the daemon. Offsets are global stream bytes; counts are of this run alone."""
+
+    run_id: str
+    started_at: str
+    contract: str
+    contract_version: int
+    ruleset: str
+    stream: str
+    state_dir: str
+    flags: str
+    audit: str
+    resume_offset: int
+    status: str = "running"
+    ended_at: str | None = None
+    final_offset: int | None = None
+    events_read: int = 0
+    events_valid: int = 0
+    flags_emitted: int = 0
+    events_rejected: int = 0
+    error: str | None = None
+    version: str = ""
+
+
+class RunRecord:
+    """Writes the documents of one run."""
+
+    def __init__(self, disk: Disk, state: Path, log: RunLog, before: Counts) -> None:
+        """`before` are the totals at the start of the run."""
+        self._disk = disk
+        self._state = state
+        self._before = before
+        self.log = log
+
+    @property
+    def path(self) -> Path:
+        """The run log's file."""
+        return self._state / "runs" / f"run_{self.log.run_id}.json"
+
+    def open(self) -> None:
+        """Write the run log as ``running``. If we die after this, the next start closes it as ``failed``."""
+        self._disk.replace_file(self.path, _pretty(self.log))
+
+    def close(self, ledger: Ledger, ended_at: str, policy: Policy | None, error: str | None) -> None:
+        """Write the run log as ``success`` or ``failed``, and the validation report."""
+        totals, before, log = ledger.totals, self._before, self.log
+        log.status = "failed" if error else "success"
+        log.ended_at = ended_at
+        log.error = error
+        log.final_offset = ledger.global_offset
+        log.events_read = totals.events_read - before.events_read
+        log.events_valid = totals.evaluated - before.evaluated
+        log.flags_emitted = totals.flags - before.flags
+        log.events_rejected = totals.rejected - before.rejected
+        self._disk.replace_file(self.path, _pretty(log))
+        report = validation_report(log, ledger, before, policy)
+        self._disk.replace_file(self._state / "reports" / "validation_report.json", _pretty(report))
+
+
+def validation_report(log: RunLog, ledger: Ledger, before: Counts, policy: Policy | None) -> dict[str, Any]:
+    """Return the report of the run so far. Failure counts are of this run; `totals` are since the state began."""
+    t, b = ledger.totals, before
+    return {
+        "run_id": log.run_id,
+        "status": log.status,
+        "contract": {"name": log.contract, "version": log.contract_version},
+        "ruleset": log.ruleset,
+        "policies": msgspec.to_builtins(policy) if policy is not None else None,
+        "counts": {
+            "events_read": t.events_read - b.events_read,
+            "events_valid": t.evaluated - b.evaluated,
+            "json_parse_failures": t.json + t.framing - b.json - b.framing,
+            "contract_failures": t.contract - b.contract,
+            "duplicate_failures": t.duplicate - b.duplicate,
+            "ordering_failures": t.order - b.order,
+            "admitted_late_events": t.admitted - b.admitted,
+            "operator_skips": t.operator - b.operator,
+            "flags_emitted": t.flags - b.flags,
+        },
+        "reconciled": t.events_read == t.evaluated + t.rejected,
+        "totals": msgspec.to_builtins(t),
+        "checkpoint": {"offset": ledger.global_offset, "audit_index": ledger.index, "audit_head": ledger.head},
+        "last_event_time": ledger.commit.last_event_time if ledger.commit is not None else None,
+        "halt": msgspec.to_builtins(ledger.halt) if ledger.halt is not None else None,
+        "error": log.error,
+    }
+
+
+def close_crashed_runs(disk: Disk, state: Path, ended_at: str) -> list[str]:
+    """Close every run log that still says ``running`` as ``failed`` and return their run ids."""
+    crashed = []
+    for path in sorted((state / "runs").glob("run_*.json")):
+        try:
+            log = msgspec.json.decode(path.read_bytes(), type=RunLog)
+        except msgspec.MsgspecError:
+            continue  # not ours, or torn by hand; a record for people is no reason to refuse
+        if log.status != "running":
+            continue
+        log.status, log.ended_at = "failed", ended_at
+        log.error = "the process ended without closing the run (crash, kill or power loss)"
+        try:
+            disk.replace_file(path, _pretty(log))
+        except DurabilityError as error:
+            raise type(error)(f"{path}: {error.message}", hint=error.hint) from error
+        crashed.append(log.run_id)
+    return crashed
+
+
+def _pretty(value: object) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"

@@ -1,0 +1,186 @@
+"""The operator's decision that lets a halted stream go on: exactly the pending halt, recorded with who and why.
+
+Owns: matching the decision with the halt, and committing it. Leaves to `edges.recovery` and `edges.journal` the state
+directory, which is locked meanwhile: a halted daemon is not running.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import time
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+from msgspec import Struct
+
+from tidewaiter.core import audit
+from tidewaiter.core.audit import Counts, Decision, Halt
+from tidewaiter.core.commits import Draft, sha256_hex
+from tidewaiter.core.decoding import LineFault
+from tidewaiter.core.engine import long_line_rejection, rejection_line
+from tidewaiter.core.errors import ConfigError, IntegrityRefusal
+from tidewaiter.core.framing import Framer, LongLine
+from tidewaiter.core.screening import Policy
+from tidewaiter.edges import archive
+from tidewaiter.edges.durable import Disk
+from tidewaiter.edges.journal import Journal
+from tidewaiter.edges.lock import StateLock
+from tidewaiter.edges.recovery import prepare_directories, recover
+from tidewaiter.edges.stream import Data, Stream, StreamSettings
+from tidewaiter.shell.supervisor import utc_now
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tidewaiter.core.position import SegmentCursor
+    from tidewaiter.shell.settings import Settings
+
+SOURCE_KINDS: Final = ("gap", "late_bytes", "segment_before")
+_FAULT: Final = LineFault("operator", "left out by an operator's decision")
+
+
+def skip(settings: Settings, position: int, through: int | None, reason: str, actor: str) -> str:
+    """Record the decision and return what was done, as one sentence.
+
+    `position` is the global offset of the pending halt; `through`, if given, leaves out every line that begins before
+    it. Raises ConfigError where no halt is pending there, IntegrityRefusal where the line is not the one that halted.
+    """
+    state = settings.state.dir
+    if not (state / "audit").is_dir():
+        raise ConfigError(f"{state}: is no state directory", hint="name it with --state-dir or --config")
+    disk = Disk(_owner_of(state))
+    prepare_directories(disk, state)
+    with StateLock(state / "lock"):
+        recovered = recover(disk, state)
+        halt = recovered.ledger.halt
+        if halt is None:
+            raise ConfigError(f"{state}: no halt is pending", hint="see `tidewaiter status`")
+        if halt.offset != position:
+            raise ConfigError(
+                f"{state}: the pending halt is at position {halt.offset}, not {position}",
+                hint=f"{halt.kind}: {halt.reason}; give --position {halt.offset} if that is what you decided on",
+            )
+        journal = Journal(
+            disk, state, recovered.ledger, recovered.mark,
+            run_id=f"skip-{secrets.token_hex(6)}", now=utc_now, segment_bytes=settings.state.segment_bytes,
+        )  # fmt: skip
+        try:
+            if halt.kind in SOURCE_KINDS:
+                return _accept(journal, halt, reason, actor)
+            return asyncio.run(_skip_lines(settings, journal, halt, through, reason, actor))
+        finally:
+            journal.close()
+
+
+def _owner_of(state: Path) -> tuple[int, int] | None:
+    """Return whom new files must belong to: root keeps the directory's owner, others can only be themselves."""
+    if os.geteuid() != 0:
+        return None
+    status = state.stat()
+    return status.st_uid, status.st_gid
+
+
+def _accept(journal: Journal, halt: Halt, reason: str, actor: str) -> str:
+    decision = Decision(halt.kind, reason, accepted=halt.accepted, evidence=halt.evidence)
+    journal.record(audit.DECISION_RECORDED, decision, actor=actor)
+    journal.write_checkpoint()
+    return f"recorded: {halt.kind} at position {halt.offset} is accepted; the stream goes on at the next start"
+
+
+class _Line(Struct, frozen=True):
+    """One complete line behind the commit point; `size` in bytes with its newline, `sha256` without it."""
+
+    offset: int
+    size: int
+    sha256: str
+    record: bytes
+    raw: bytes
+    long: LongLine | None = None
+
+
+async def _skip_lines(
+    settings: Settings, journal: Journal, halt: Halt, through: int | None, reason: str, actor: str
+) -> str:
+    ledger = journal.ledger
+    decisions = ledger.decisions
+    if decisions is None:
+        raise IntegrityRefusal(
+            f"{journal.state}: a halt is pending but no decision is in force", hint="restore a back-up"
+        )
+    policy = msgspec.json.decode(archive.load(journal.state, decisions.config), type=Policy)
+    stream = Stream(StreamSettings(path=settings.stream.path, read_bytes=settings.batch_bytes), clock=time.monotonic)
+    try:
+        await stream.start(ledger.position, ledger.closed, ledger.next_start)
+        lines, cursor = await _collect(stream, policy.line_limit, halt.offset + 1 if through is None else through)
+    finally:
+        await stream.close()
+    if not lines or (lines[0].offset, lines[0].sha256) != (halt.offset, halt.sha256):
+        found = f"{lines[0].sha256} at {lines[0].offset}" if lines else "nothing"
+        raise IntegrityRefusal(
+            f"{halt.segment}: the line at position {halt.offset} is not the one that halted: expected {halt.sha256}, "
+            f"found {found}",
+            hint="the stream must be append-only; restore it",
+        )
+    first = cursor.offset
+    for line in lines:
+        if line.long is not None:
+            cursor.advance_past(line.size, line.long.head, line.long.tail)
+        else:
+            cursor.advance(line.raw)
+    long = lines[0].long
+    draft = Draft(
+        cause="skip",
+        records=[("rejections", line.record) for line in lines],
+        counts=Counts(events_read=len(lines), rejected=len(lines), operator=len(lines)),
+        position=cursor.position,
+        first=first,
+        range_sha256=long.range_sha256 if long is not None else sha256_hex(b"".join([line.raw for line in lines])),
+        last_event_time=ledger.commit.last_event_time if ledger.commit is not None else None,
+        decisions=decisions,
+        reason=reason,
+    )
+    journal.commit(draft, actor=actor)
+    journal.materialise()
+    plural = "s" if len(lines) > 1 else ""
+    return (
+        f"recorded: {len(lines)} line{plural} from position {halt.offset} left out; "
+        f"the stream goes on at position {journal.ledger.global_offset}"
+    )
+
+
+async def _collect(stream: Stream, limit: int, end: int) -> tuple[list[_Line], SegmentCursor]:
+    """Return the lines of one segment that begin before `end`, and where they begin.
+
+    A line over the limit is left out by a decision of its own: its content is not kept, so it cannot share a range.
+    """
+    lines: list[_Line] = []
+    framer: Framer | None = None
+    cursor: SegmentCursor | None = None
+    while True:
+        piece = framer.next_piece() if framer is not None else None
+        if piece is None or cursor is None:
+            item = await stream.read(final=True)
+            if not isinstance(item, Data):
+                break
+            if framer is None:
+                cursor = stream.cursor()
+                framer = Framer(cursor.offset, limit)
+            framer.feed(item.data)
+            continue
+        if isinstance(piece, LongLine):
+            if not lines:
+                record = long_line_rejection(piece, cursor.start, _FAULT)
+                lines.append(_Line(cursor.start + piece.offset, piece.size, piece.sha256, record, b"", piece))
+            break
+        offset = cursor.start + piece.offset
+        for content in piece.data.split(b"\n")[:-1]:
+            if offset >= end:
+                return lines, cursor
+            record = rejection_line(content, offset, _FAULT, None)
+            lines.append(_Line(offset, len(content) + 1, sha256_hex(content), record, content + b"\n"))
+            offset += len(content) + 1
+        if offset >= end:
+            break
+    return lines, cursor if cursor is not None else stream.cursor()

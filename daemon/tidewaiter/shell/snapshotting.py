@@ -1,0 +1,112 @@
+"""When the rules' memory is saved: the pace of snapshots, and writing them beside the running engine.
+
+Owns: the decision that a snapshot is due and the one that is being written. Leaves to `core.snapshot` the contents, to
+`edges.snapshots` the files, and to the consumer the batch boundary at which the state is taken: everything committed
+before it must be materialised.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from tidewaiter.core.snapshot import Frozen, freeze
+from tidewaiter.edges.durable import NoSpace
+from tidewaiter.edges.logs import get_logger
+from tidewaiter.edges.snapshots import write_snapshot
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
+    from pathlib import Path
+
+    from tidewaiter.core.engine import Engine
+    from tidewaiter.core.ledger import AuditMark, Ledger
+    from tidewaiter.edges.durable import Disk
+    from tidewaiter.shell.settings import StatePart
+
+log = get_logger()
+
+SHARE: Final = 50
+"""A snapshot that took s seconds is followed by the next after 50 s at the earliest: at most 2 % of the time."""
+EVENTS_FACTOR: Final = 10
+"""Yet after ten times the configured number of events it is taken all the same: that bounds the replay of a restart."""
+_RETRY_SECONDS: Final = 5.0
+
+
+class _Written(NamedTuple):
+    """What to tell about a snapshot: seconds from the copy to its rename, and how long the engine stood still."""
+
+    file: str
+    offset: int
+    seconds: float
+    stalled: float
+
+
+class Snapshotting:
+    """The snapshots of one state directory; at most one is being written."""
+
+    def __init__(self, disk: Disk, state: Path, pace: StatePart, thread: Executor, events_read: int) -> None:
+        """`events_read` is the total at the last snapshot, or at the start."""
+        self._disk = disk
+        self._state = state
+        self._pace = pace
+        self._thread = thread
+        self._writing: asyncio.Future[_Written] | None = None
+        self._taken_at_index = -1
+        self._taken_at_events = events_read
+        self._taken_at = time.monotonic()
+        self._not_before = 0.0
+
+    def due(self, ledger: Ledger) -> bool:
+        """Return whether one should be taken now; also collects the one that was being written."""
+        if self._writing is not None:
+            if not self._writing.done():
+                return False
+            self._collect()
+        events = ledger.totals.events_read - self._taken_at_events
+        if not events:
+            return False
+        now = time.monotonic()
+        configured = self._pace.snapshot_events
+        if events >= configured * EVENTS_FACTOR:
+            return True
+        wanted = events >= configured or (now - self._taken_at) * 1e6 >= self._pace.snapshot_interval_us
+        return wanted and now >= self._not_before
+
+    def take(self, engine: Engine, ledger: Ledger, mark: AuditMark) -> None:
+        """Copy the state and begin to write it; does nothing where one is being written or nothing has changed."""
+        if self._writing is not None or mark.index == self._taken_at_index:
+            return
+        began = time.monotonic()
+        frozen = freeze(engine, ledger, mark)
+        stalled = time.monotonic() - began
+        self._taken_at_index, self._taken_at_events, self._taken_at = mark.index, ledger.totals.events_read, began
+        loop = asyncio.get_running_loop()
+        self._writing = loop.run_in_executor(self._thread, self._write, frozen, began, stalled)
+
+    def _write(self, frozen: Frozen, began: float, stalled: float) -> _Written:
+        path = write_snapshot(self._disk, self._state, frozen)
+        return _Written(path.name, frozen.header.ledger.global_offset, time.monotonic() - began, stalled)
+
+    def _collect(self) -> None:
+        assert self._writing is not None  # noqa: S101 - only called then
+        finished, self._writing = self._writing, None
+        error = finished.exception()
+        if isinstance(error, NoSpace):  # the older ones serve; tried again when there may be space
+            log.error("disk.full", error=str(error))
+            self._taken_at_index = -1
+            self._not_before = time.monotonic() + _RETRY_SECONDS
+            return
+        written = finished.result()
+        self._not_before = time.monotonic() + written.seconds * SHARE
+        log.info(
+            "snapshot.written", file=written.file, offset=written.offset,
+            seconds=round(written.seconds, 3), stalled_ms=round(written.stalled * 1e3, 1),
+        )  # fmt: skip
+
+    async def settled(self) -> None:
+        """Wait for the one being written. Raises what went wrong, a full disk excepted."""
+        if self._writing is not None:
+            await asyncio.wait([self._writing])
+            self._collect()

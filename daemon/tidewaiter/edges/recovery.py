@@ -23,10 +23,10 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from tidewaiter.core import audit
-from tidewaiter.core.audit import ProjectionMark, read_head, record_of, running_hash
+from tidewaiter.core.audit import ProjectionSealed, read_head, record_of, running_hash
 from tidewaiter.core.errors import IntegrityRefusal
 from tidewaiter.core.ledger import EMPTY_MARK, AuditMark, Checkpoint, Ledger, decode_checkpoint, units
-from tidewaiter.edges.projections import open_part, read_range, sealed_bases, sealed_part
+from tidewaiter.edges.projections import open_part, read_range
 from tidewaiter.edges.snapshots import read_snapshots, remove_leftovers
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from tidewaiter.core.snapshot import Snapshot
     from tidewaiter.edges.durable import Disk
 
+_sealed: Final = msgspec.json.Decoder(ProjectionSealed)
 _RESTORE: Final = "restore the state directory from a back-up; nothing was changed"
 
 
@@ -45,8 +46,7 @@ class Recovered:
 
     `batches` are the batch.committed behind `snapshot` (behind the beginning where it is None), in order, each with the
     ledger's decisions at that time: the range that has to be replayed. `checked_from` is the audit mark back to which
-    the log was verified (None: from the beginning), `checked_ledger` the ledger there. `notes` are
-    things worth an audit entry of their own.
+    the log was verified (None: from the beginning). `notes` are things worth an audit entry of their own.
     """
 
     ledger: Ledger
@@ -54,7 +54,6 @@ class Recovered:
     snapshot: Snapshot | None = None
     batches: list[BatchCommitted] = field(default_factory=list)
     checked_from: AuditMark | None = None
-    checked_ledger: Ledger | None = None
     notes: list[tuple[str, dict[str, str | int]]] = field(default_factory=list)
 
 
@@ -98,7 +97,7 @@ def recover(disk: Disk, state: Path) -> Recovered:
     _confirm_audit(disk, state, reading, checkpoint)
     recovered = Recovered(reading.ledger, reading.mark, notes=notes)
     if oldest is not None:
-        recovered.checked_from, recovered.checked_ledger = oldest.header.audit, oldest.header.ledger
+        recovered.checked_from = oldest.header.audit
     for snapshot in snapshots:
         if snapshot.header.audit.index <= reading.ledger.index:
             recovered.snapshot = snapshot
@@ -159,6 +158,7 @@ class _Reading:
         self.mark: AuditMark | None = base.header.audit if base is not None else None
         self.batches: list[tuple[int, BatchCommitted]] = []
         self.last_unit: list[tuple[str, bytes]] = []
+        self.sealed_last: ProjectionSealed | None = None
         self.tail_error = ""
         self.met_checkpoint = False
         self._segments = segments
@@ -191,6 +191,8 @@ class _Reading:
                 if self.ledger.commit is not None and unit.entries[-1][0] == audit.BATCH_COMMITTED:
                     self.batches.append((unit.index - 1, self.ledger.commit))
                     self.last_unit = unit.entries
+                action, line = unit.entries[-1]
+                self.sealed_last = _sealed.decode(line) if action == audit.PROJECTION_SEALED else None
                 offset += unit.size
                 self.mark = AuditMark(path.name, offset, unit.index, unit.head)
                 self._meet(self.mark)
@@ -274,22 +276,19 @@ def _confirm_audit(disk: Disk, state: Path, reading: _Reading, checkpoint: Check
 
 
 def _restore_projections(disk: Disk, state: Path, reading: _Reading, base: Snapshot | None) -> None:
+    _finish_sealing(disk, state, reading.sealed_last)
     for projection in audit.PROJECTIONS:
-        mark = reading.ledger.mark(projection)
-        _finish_sealing(disk, state, projection, mark)
         _check_projection(state, projection, reading, base)
         _rewrite_projection(disk, state, projection, reading)
 
 
-def _finish_sealing(disk: Disk, state: Path, projection: str, mark: ProjectionMark) -> None:
-    """Do the rename that a crash left undone: the audit log says the part is sealed, the file has its old name."""
-    if mark.base == 0:
+def _finish_sealing(disk: Disk, state: Path, sealed: ProjectionSealed | None) -> None:
+    """Do the rename that a crash left undone: the audit log ends with the sealing, the file has its old name."""
+    if sealed is None:
         return
-    path = open_part(state, projection)
-    bases = [base for base in sealed_bases(state, projection) if base < mark.base]
-    covered = bases[-1] + sealed_part(state, projection, bases[-1]).stat().st_size if bases else 0
-    if covered < mark.base and path.exists():
-        disk.rename(path, sealed_part(state, projection, covered))
+    path, target = open_part(state, sealed.projection), state / sealed.file
+    if path.exists() and not target.exists():
+        disk.rename(path, target)
 
 
 def _check_projection(state: Path, projection: str, reading: _Reading, base: Snapshot | None) -> None:

@@ -127,16 +127,17 @@ def list_files(directory: Path, naming: Naming) -> Listing:
         return Listing(files=(), stamp=None)
     try:
         with os.scandir(directory) as entries:
-            names = [entry.name for entry in entries if naming.parse(entry.name) is not None]
-        for name in names:
-            found = stat_file(directory / name)
-            if found is not None and stat.S_ISREG(found.st_mode):
-                files.append(_file_stat(name, found))
-            elif found is not None and name == naming.live:
-                raise ConfigError(
-                    f"{directory / name}: is not a regular file",
-                    hint="name a file that is appended to, or a directory of segments with a slash at its end",
-                )
+            for entry in entries:
+                if naming.parse(entry.name) is None:
+                    continue
+                found = _stat_entry(entry)
+                if found is not None and stat.S_ISREG(found.st_mode):
+                    files.append(_file_stat(entry.name, found))
+                elif found is not None and entry.name == naming.live:
+                    raise ConfigError(
+                        f"{directory / entry.name}: is not a regular file",
+                        hint="name a file that is appended to, or a directory of segments with a slash at its end",
+                    )
     except OSError as error:
         if isinstance(error, FileNotFoundError):
             return Listing(files=(), stamp=None)
@@ -166,6 +167,16 @@ def stat_file(path: Path) -> os.stat_result | None:
         if error.errno in _ABSENT:
             return None
         raise unreadable(path, error) from error
+
+
+def _stat_entry(entry: os.DirEntry[str]) -> os.stat_result | None:
+    """Return what the entry stands for, symlinks followed; None if it is gone, or points nowhere."""
+    try:
+        return entry.stat()
+    except OSError as error:
+        if error.errno in _ABSENT:
+            return None
+        raise
 
 
 def renamed(file: FileStat, name: str) -> FileStat:

@@ -47,9 +47,11 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
 _LOOK_SECONDS: Final = 0.05
+_LOOK_SHARE: Final = 10.0  # a listing of very many files is not repeated before ten times what it took
 _ATTEMPTS: Final = 20
 
 __all__ = ["Data", "Idle", "Notice", "SegmentEnd", "Stream", "StreamSettings"]
+
 
 class Stream:
     """Reads one stream. Not for concurrent use: one call at a time. A cancelled `read` loses nothing."""
@@ -82,8 +84,10 @@ class Stream:
         self._deleted = False
         self._noted_copies: set[FileKey] = set()
         self._looked_at: float | None = None
+        self._look_interval = _LOOK_SECONDS
         self._size = 0
         self._grew_at = 0.0
+        self._end_seen = -1
         self._successor_since: float | None = None
         self._hole_since: float | None = None
         self._notices: list[Notice] = []
@@ -127,7 +131,7 @@ class Stream:
         """Return the next thing there is.
 
         `final` (batch mode): no grace, a segment with a successor ends at once. `rescan`: something was heard of, look
-        at the directory now. Raises what `start` does.
+        at the directory now (its files are listed only if it changed). Raises what `start` does.
         """
         self._survey.hurry = final
         look = final or rescan
@@ -138,7 +142,7 @@ class Stream:
                 if not (look or self._moving or self._look_is_due()):
                     return self._idle()
                 self._moving = False
-                idle = await self._advance(final=final, look=look)
+                idle = await self._advance(final=final)
                 if idle is not None:
                     return idle
             segment = self._segment
@@ -149,9 +153,9 @@ class Stream:
             if data is None:
                 return self._idle(busy=True)
             self._note_growth(segment)
-            if not (look or segment.stale or self._look_is_due()):
+            if not (look or segment.stale or self._may_be_the_end(segment) or self._look_is_due()):
                 return self._idle()
-            end = await self._at_end(segment, final=final, look=look)
+            end = await self._at_end(segment, final=final)
             if end is not None:
                 return end
             look = final
@@ -283,21 +287,23 @@ class Stream:
     # -- looking -------------------------------------------------------------------------------------------------------
 
     def _look_is_due(self) -> bool:
-        return self._looked_at is None or self._clock() - self._looked_at >= _LOOK_SECONDS
+        return self._looked_at is None or self._clock() - self._looked_at >= self._look_interval
 
-    async def _refresh(self, *, look: bool) -> None:
+    async def _refresh(self, *, listing: bool) -> None:
         """Bring the layout up to date: cheaply where the directory shows that no name in it changed."""
         self._looked_at = self._clock()
-        if not look and self._layout is not None and not (self._unresolved or self._replacement):
+        if not listing and self._layout is not None and not (self._unresolved or self._replacement):
             later = self._layout.later
             newest = self._watch.newest_size(later[-1] if later else None)
             if newest is not None:
                 self._later_bytes = sum(member.file.size for member in later[:-1]) + newest
                 return
+        began = self._clock()
         await self._confirmed(self._look_around)
+        self._look_interval = max(_LOOK_SECONDS, _LOOK_SHARE * (self._clock() - began))
 
     async def _look_around(self) -> None:
-        """List the directory and find out what is before, at and after the place. Raises StreamHalt, Moved, …"""
+        """List the directory and find out what is before, at and after the place. Raises StreamHalt, Moved."""
         now = self._clock()
         wall = self._wall()
         survey = self._survey
@@ -316,8 +322,9 @@ class Stream:
         self._unresolved = segment is not None and layout.current is None and "waiting" in labels
         heads = survey.heads()
         gone, unclear = vanished(self._seen, members, heads)
-        self._lost += [self._seen[key][0] for key in gone]
-        seen = {key: self._seen[key] for key in unclear}
+        # Not found is not gone: a listing can miss a file that is renamed meanwhile. `_across_a_gap` waits and sees.
+        self._lost = [self._seen[key][0] for key in gone]
+        seen = {key: self._seen[key] for key in (*gone, *unclear)}
         self._seen = seen | {each.file.key: (each, heads[each.file.key].data) for each in layout.later}
         self._layout = layout
         self._later_bytes = sum(member.file.size for member in layout.later)
@@ -358,9 +365,17 @@ class Stream:
             self._size = size
             self._grew_at = self._clock()
 
-    async def _at_end(self, segment: files.Segment, *, final: bool, look: bool) -> SegmentEnd | Idle | None:
+    def _may_be_the_end(self, segment: files.Segment) -> bool:
+        """Return whether this end is new and a successor is known: a catch-up does not wait for the next look."""
+        place = segment.cursor.offset
+        if self._layout is None or not self._layout.later or self._end_seen == place:
+            return False
+        self._end_seen = place
+        return True
+
+    async def _at_end(self, segment: files.Segment, *, final: bool) -> SegmentEnd | Idle | None:
         """Decide what the end of the present bytes means; None if there is something to read after all."""
-        await self._refresh(look=look or segment.stale)
+        await self._refresh(listing=final or segment.stale)
         if self._replacement is not None or segment.stale:
             return await self._reopen(segment)
         later = self._layout.later if self._layout is not None else ()
@@ -431,13 +446,13 @@ class Stream:
         if self._layout is not None:
             self._layout = msgspec.structs.replace(self._layout, current=None)
 
-    async def _advance(self, *, final: bool, look: bool) -> Idle | None:
+    async def _advance(self, *, final: bool) -> Idle | None:
         """Open the segment that comes next; Idle if there is none, or none that may be opened yet."""
         if self._resume is not None:
             self._looked_at = self._clock()
             await self._confirmed(self._begin)
             return self._idle() if self._segment is None else None
-        await self._refresh(look=look)
+        await self._refresh(listing=final)
         for _ in range(_ATTEMPTS):
             later = self._layout.later if self._layout is not None else ()
             if not later:
@@ -472,18 +487,17 @@ class Stream:
     def _across_a_gap(self, following: Member, *, final: bool) -> str:
         """Return the name of a segment that should come first and is not there; raise once that is certain.
 
-        While a rotation renames, there is a hole in the numbers for a moment.
+        While a rotation renames, there is a hole in the numbers for a moment, and a listing may miss a file.
         """
         newest = self._survey.last_closed()
         closed = newest[0].segment.name if newest is not None else "the beginning"
         if self._gap_accepted:
-            self._lost = []
             return ""
-        if self._lost:
-            names = [member.file.name for member in self._lost]
-            raise findings.segments_missing(names, closed, following.file.name, self._next_start)
-        missing = missing_between(newest[1] if newest is not None else None, following, self._live)
+        missing = tuple(member.file.name for member in self._lost) or missing_between(
+            newest[1] if newest is not None else None, following, self._live
+        )
         if not missing:
+            self._hole_since = None
             return ""
         if self._hole_since is None:
             self._hole_since = self._clock()
@@ -514,6 +528,7 @@ class Stream:
             raw = await files.run(files.open_raw, path, member.file.key)
             self._segment = files.CompressedSegment(member, raw, cursor)
         self._opening = self._segment.cursor.copy()
+        self._end_seen = -1
         self._size = self._segment.stat().st_size
         self._grew_at = self._clock()
 

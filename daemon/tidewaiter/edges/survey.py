@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 Version = tuple[int, int, int, int]
 
+_CALM_LISTINGS: Final = 3  # a listing during which names changed may miss a file; it is made again this often
 _SCAN_BYTES: Final = 64 << 20
 _RESCAN_FACTOR: Final = 10  # a file that keeps growing is looked through again after ten times what it took
 
@@ -108,6 +109,10 @@ class Survey:
     async def look(self) -> tuple[Member, ...]:
         """List the files. Raises ConfigError if that cannot be done."""
         listing = await files.run(files.list_files, self.directory, self.naming)
+        for _ in range(_CALM_LISTINGS):
+            if files.directory_stamp(self.directory) == listing.stamp:
+                break
+            listing = await files.run(files.list_files, self.directory, self.naming)
         self.stamp = listing.stamp
         self.members = order_chain(self.naming, listing.files)
         keys = {member.file.key for member in self.members}

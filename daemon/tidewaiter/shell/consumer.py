@@ -92,6 +92,7 @@ class Consumer:
         self._materialising: asyncio.Future[None] | None = None
         self._hot_until = 0.0
         self._rescan = False
+        self._watchdog_at = 0.0
 
     async def start(self) -> None:
         """Find the committed place in the stream again. Raises SourceHalt (recorded) or IntegrityRefusal."""
@@ -209,7 +210,8 @@ class Consumer:
         self._materialising = asyncio.get_running_loop().run_in_executor(
             self._journal_thread, self._journal.materialise
         )
-        self._services.watchdog()
+        self._materialising.add_done_callback(_seen)  # what went wrong is raised again by the journal's next step
+        self._alive()
         self._reporter.committed(evaluation, self._journal.ledger)
         self._reporter.summarise(self._journal.ledger, self._stream.lag_bytes)
         if self.engine.screening.effective is not None:
@@ -229,7 +231,7 @@ class Consumer:
                     hint="everything before it is committed; complete the line and run again",
                 )
             return True
-        self._services.watchdog()
+        self._alive()
         seconds = self._reporter.silence_begins(self.settings.stream.silence_alarm_us)
         if seconds is not None:
             offset = self._journal.ledger.global_offset
@@ -258,6 +260,13 @@ class Consumer:
         if not self._once:
             log.info("stream.rotated", offset=self._journal.ledger.global_offset)
         await self._take_snapshot()
+
+    def _alive(self) -> None:
+        """Feed the watchdog after real progress or a verified idle pass, as often as it wants."""
+        now = time.monotonic()
+        if now >= self._watchdog_at:
+            self._services.watchdog()
+            self._watchdog_at = now + (self._services.watchdog_interval() or 1.0)
 
     # -- halts ---------------------------------------------------------------------------------------------------
 
@@ -313,7 +322,7 @@ class Consumer:
                     log.error("disk.full", error=str(error))
                 full = True
                 self._services.status(f"DISK FULL: {error.message}")
-                self._services.watchdog()
+                self._alive()
                 if self.stop.is_set():
                     raise
                 with contextlib.suppress(TimeoutError):
@@ -395,3 +404,9 @@ class Consumer:
         await self._persist(lambda: self._journal.record(audit.DECISION_RECORDED, decision, actor=actor))
         log.warning("decision.recorded", decision="state_loss", actor=actor, reason=reason)
         await self.snapshot_now()  # so that the next start does not need what is gone
+
+
+def _seen(finished: asyncio.Future[None]) -> None:
+    """Note that somebody looked at the outcome, so that asyncio does not complain when it is dropped."""
+    if not finished.cancelled():
+        finished.exception()

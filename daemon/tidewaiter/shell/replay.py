@@ -66,12 +66,17 @@ async def rebuild(
                 )
         flags = batch.projections.get("flags", EMPTY_MARK)
         alive(batch.offset)
+    last = recovered.ledger.decisions
+    if last is not None and _rules_of(last) != _rules_of(in_force):  # decided, and nothing was evaluated under it yet
+        current = _governing(last, governing, state)
+        engine, _ = engine.successor(current.contract, current.ruleset, current.policy)
     return engine, current
 
 
 def _decisions_at_start(recovered: Recovered, snapshot: Snapshot | None) -> Decisions | None:
-    if snapshot is not None:
+    if snapshot is not None and snapshot.header.ledger.decisions is not None:
         return snapshot.header.ledger.decisions
+    # the snapshot before the first decision, or none: nothing was evaluated before the first batch there is
     return recovered.batches[0].decisions if recovered.batches else recovered.ledger.decisions
 
 

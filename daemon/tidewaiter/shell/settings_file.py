@@ -50,7 +50,7 @@ def load_settings(
     """
     directory = Path.cwd() if directory is None else directory
     chosen = _choose_file(file, overrides, directory)
-    source = TomlSource(b"" if chosen is None else _read(chosen), "" if chosen is None else _shown(chosen, directory))
+    source = TomlSource(b"" if chosen is None else _read(chosen), "" if chosen is None else shown(chosen, directory))
     _refuse_unknown_sections(source)
     return _Loader(source, chosen, overrides, directory, need_files=need_files).load()
 
@@ -313,9 +313,10 @@ def _absolute(base: Path, path: Path) -> Path:
     return Path(os.path.normpath(base / path.expanduser()))
 
 
-def _shown(file: Path, directory: Path) -> str:
+def shown(file: Path, directory: Path) -> str:
     """Return the file as a person would name it: relative where it lies under the current directory."""
-    return str(file.relative_to(directory)) if file.is_relative_to(directory) else str(file)
+    under = file.is_relative_to(directory) and directory != directory.parent  # everything lies under the root
+    return str(file.relative_to(directory)) if under else str(file)
 
 
 def _stream_name(value: object) -> str | None:

@@ -247,12 +247,12 @@ class _Supervisor:
 
     async def _check_older_part(self, recovered: Recovered) -> Awaitable[None] | None:
         """Check the audit log before the part that recovery read: now if it is small, else as the returned work."""
-        mark, snapshot = recovered.checked_from, recovered.checked_ledger
-        if mark is None or snapshot is None:
+        mark = recovered.checked_from
+        if mark is None:
             return None
         loop = asyncio.get_running_loop()
         thread = ThreadPoolExecutor(1, "audit-check")
-        work = loop.run_in_executor(thread, check_prefix, self.state, mark, snapshot, self.stopping.is_set)
+        work = loop.run_in_executor(thread, check_prefix, self.state, mark, recovered.ledger, self.stopping.is_set)
         thread.shutdown(wait=False)
         if bytes_before(self.state, mark) <= CHECKED_BEFORE_READY_BYTES:
             await work

@@ -199,7 +199,7 @@ class _Params:
         found: dict[str, tuple[Type, Any]] = {}
         for name, value in self.values.items():
             as_written = BOOLEAN if isinstance(value, bool) else TEXT if type(value) is str else NUMBER
-            found[name] = self.used.get(name) or (as_written, value)
+            found[name] = self.used.get(name) or (as_written, str(value) if isinstance(value, str) else value)
         return found
 
 

@@ -120,7 +120,9 @@ def _python_tree(text: str, fail: Fail) -> ast.expr:
 def _character(text: str, line: int, byte: int | None, column: int = 0) -> int:
     """Return the character of `text` for a line and UTF-8 byte (or character `column`) of the bracketed text."""
     lines = text.split("\n")
-    row = min(line, len(lines)) - 1
+    if line > len(lines):  # the closing bracket
+        return max(len(text) - 1, 0)
+    row = line - 1
     shift = 1 if row == 0 else 0  # the bracket
     if byte is not None:
         column = len((("(" * shift) + lines[row]).encode()[:byte].decode("utf-8", "ignore"))

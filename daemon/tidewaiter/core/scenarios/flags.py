@@ -88,7 +88,8 @@ def _quoted(name: str) -> str:
 def _number_writer(kind: Type) -> Callable[[int], bytes]:
     if kind.kind != "money" or kind.scale == 0:
         return encode
-    scale, unit = kind.scale, 10**kind.scale
+    scale = kind.scale
+    unit: int = 10**scale
     if scale > 3:  # noqa: PLR2004 - a table of all fractions is worth its memory up to here
         return lambda units: money_text(units, scale).encode()
     fractions = [f".{rest:0{scale}d}".encode() for rest in range(unit)]

@@ -145,7 +145,7 @@ class _Scan:
             start = self.position
             if text[start] == "[":
                 table = self._header()
-                self.marks.setdefault(table, _Mark(start, start))
+                self._mark(table, _Mark(start, start))
             else:
                 self._pair(table)
 
@@ -167,9 +167,15 @@ class _Scan:
     def _pair(self, table: Path) -> None:
         start = self.position
         path = table + self._keys()
+        self._mark(path[:-1], _Mark(start, start))
         self.position += 1  # =
         self._skip(_BLANK)
         self._value(path, start)
+
+    def _mark(self, path: Path, mark: _Mark) -> None:
+        """Note the first place of `path` and of the tables around it that have no header of their own."""
+        for length in range(1, len(path) + 1):
+            self.marks.setdefault(path[:length], mark)
 
     def _keys(self) -> Path:
         parts: list[str] = []

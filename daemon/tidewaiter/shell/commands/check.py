@@ -99,16 +99,17 @@ def _summary(console: Console, settings: Settings, contract: Contract, ruleset: 
     from rich.table import Table
 
     from tidewaiter.shell.setting_values import duration_text, size_text
+    from tidewaiter.shell.settings_file import shown
 
     policy = settings.policy
     producer = settings.producer
     lines = Table.grid(padding=(0, 2))
     lines.add_column(style="bold", no_wrap=True)
     lines.add_column(overflow="fold")
-    lines.add_row("configuration", _shown(settings.file) if settings.file else "command line only")
+    lines.add_row("configuration", shown(settings.file, Path.cwd()) if settings.file else "command line only")
     made_by = f", written by the {producer.kind} at {producer.rate:g} events/s" if producer else ""
-    lines.add_row("stream", escape(f"{settings.stream.name}: {_shown(settings.stream.path)}{made_by}"))
-    lines.add_row("state", escape(_shown(settings.state.dir)))
+    lines.add_row("stream", escape(f"{settings.stream.name}: {shown(settings.stream.path, Path.cwd())}{made_by}"))
+    lines.add_row("state", escape(shown(settings.state.dir, Path.cwd())))
     lines.add_row("contract", f"{escape(contract.name)} version {contract.version}, {len(contract.fields)} fields")
     lines.add_row("", contract.digest)
     lines.add_row("ruleset", f"{escape(ruleset.name)} version {ruleset.version}, {len(ruleset.scenarios)} scenarios")
@@ -136,9 +137,3 @@ def _summary(console: Console, settings: Settings, contract: Contract, ruleset: 
     for warning in warnings(settings):
         console.print(f"[yellow]warning[/yellow]: {escape(warning)}")
     console.print("accepted")
-
-
-def _shown(path: Path) -> str:
-    """Return the path as a person under the current directory would write it."""
-    here = Path.cwd()
-    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)

@@ -1,10 +1,17 @@
 """tidewaiter: a compliance stream monitor with exactly-once flags and a tamper-evident audit log."""
 
-from importlib.metadata import PackageNotFoundError, version
+from __future__ import annotations
 
-try:
-    __version__ = version("tidewaiter")
-except PackageNotFoundError:  # running from a source tree that was never installed
-    __version__ = "0+source"
+__version__: str
 
-__all__ = ["__version__"]
+
+def __getattr__(name: str) -> str:
+    """Look the version up when somebody asks: reading package metadata takes longer than most commands."""
+    if name != "__version__":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415 - see above
+
+    try:
+        return version("tidewaiter")
+    except PackageNotFoundError:  # running from a source tree that was never installed
+        return "0+source"

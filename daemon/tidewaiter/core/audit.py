@@ -37,6 +37,8 @@ RUN_STARTED: Final = "run.started"
 RUN_ENDED: Final = "run.ended"
 PREV_AT: Final = len(b'{"prev":"')
 _RECORD: Final = b',"record":'
+UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError)
+"""What decoding damaged bytes raises: a flipped bit may as well make a text that is no UTF-8."""
 
 
 class Counts(Struct):
@@ -235,7 +237,7 @@ def read_head(line: bytes) -> EntryHead | None:
     """Return what the entry begins with, or None if the line is no entry."""
     try:
         return _head_decoder.decode(line)
-    except (msgspec.MsgspecError, RecursionError):
+    except (*UNREADABLE, RecursionError):
         return None
 
 

@@ -221,7 +221,7 @@ def fits_head(record: Record, member: Member, head: Head) -> bool:
     wanted = record.segment.head_len
     if wanted == 0:
         return record.key == member.file.key
-    return len(head.data) >= wanted and digest(head.data[:wanted]) == record.segment.head_sha256
+    return digest(head.data[:wanted]) == record.segment.head_sha256
 
 
 def judge(record: Record, probe: Probe) -> Verdict:

@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from tidewaiter.core import audit
 from tidewaiter.core.audit import BatchCommitted, Chain, Counts, Decisions, EntryContext, ProjectionMark, running_hash
-from tidewaiter.core.ledger import Ledger, Unit
+from tidewaiter.core.ledger import Ledger, units
 from tidewaiter.core.position import Position
 
 
@@ -90,7 +90,7 @@ def prepare_entry(ledger: Ledger, context: EntryContext, action: str, members: S
     chain = Chain(ledger.index, ledger.head)
     line = chain.entry(context, action, members)
     after = copy.copy(ledger)
-    after.apply(Unit([(action, line)], len(line), chain.index, chain.head))
+    after.apply(next(units([line], ledger.index, ledger.head)))
     return Prepared([line], {}, {}, after)
 
 

@@ -78,8 +78,8 @@ class Ledger(Struct):
         self.index, self.head = unit.index, unit.head
         # only the entry that ends a unit means anything for the state; records are part of their batch
         action, line = unit.entries[-1]
-        if (decoder := _MEANINGFUL.get(action)) is not None:
-            self.absorb(action, decoder.decode(line))
+        if unit.members is not None:
+            self.absorb(action, unit.members)
         elif action == audit.RUN_STARTED:
             head = audit.read_head(line)
             self.open_run = head.run_id if head is not None else None
@@ -154,13 +154,15 @@ class Checkpoint(Struct, frozen=True):
 class Unit(Struct, frozen=True):
     """Entries that are adopted together, as (action, line): a whole batch, or one standalone entry.
 
-    `size` is their length in bytes; `index` and `head` are the chain's end behind them.
+    `size` is their length in bytes; `index` and `head` are the chain's end behind them. `members` is what the entry
+    that ends the unit says, where that means anything for the ledger.
     """
 
     entries: list[tuple[str, bytes]]
     size: int
     index: int
     head: str
+    members: Any = None
 
 
 def units(lines: Iterable[bytes], index: int, head: str) -> Iterator[Unit]:
@@ -180,7 +182,11 @@ def units(lines: Iterable[bytes], index: int, head: str) -> Iterator[Unit]:
         size += len(line)
         entries.append((entry.action, line))
         if entry.action not in _BATCH_RECORDS:
-            yield Unit(entries, size, index, head)
+            try:
+                members = decoder.decode(line) if (decoder := _MEANINGFUL.get(entry.action)) is not None else None
+            except audit.UNREADABLE:  # the last line is not covered by another one's digest
+                return
+            yield Unit(entries, size, index, head, members)
             entries, size = [], 0
 
 
@@ -194,6 +200,6 @@ def decode_checkpoint(data: bytes) -> Checkpoint | None:
     """Return the checkpoint, or None if the bytes are none (it is then rebuilt from the audit log)."""
     try:
         checkpoint = msgspec.json.decode(data, type=Checkpoint)
-    except msgspec.MsgspecError:
+    except audit.UNREADABLE:
         return None
     return checkpoint if checkpoint.format == CHECKPOINT_FORMAT else None

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 from msgspec import Struct
 
+from tidewaiter.core.audit import UNREADABLE
 from tidewaiter.core.ledger import AuditMark, Ledger
 from tidewaiter.core.scenarios import FrozenState
 from tidewaiter.core.screening import EPOCH, MICROSECOND
@@ -104,7 +105,7 @@ def decode_header(data: bytes) -> Header | None:
     """Return the header without reading the rest, or None where the bytes are no snapshot of this format."""
     try:
         return msgspec.msgpack.decode(next(_split(data)), type=Header)
-    except (msgspec.MsgspecError, StopIteration):
+    except (*UNREADABLE, StopIteration):
         return None
 
 
@@ -128,7 +129,7 @@ def decode(data: bytes) -> Snapshot | None:
                 ids[number].update(content)
             else:
                 rules.append(content)
-    except (msgspec.MsgspecError, StopIteration):
+    except (*UNREADABLE, StopIteration):
         return None
     return Snapshot(header, ids, rules)
 

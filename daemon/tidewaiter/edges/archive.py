@@ -23,6 +23,7 @@ def store(disk: Disk, state: Path, content: bytes) -> str:
     path = state / "rules" / digest
     try:
         if hashlib.sha256(path.read_bytes()).hexdigest() == digest:
+            disk.sync_directory(path.parent)  # a start that was killed may have left the name in memory only
             return digest
     except FileNotFoundError:
         pass

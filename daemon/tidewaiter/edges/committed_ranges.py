@@ -8,6 +8,7 @@ Invariant: ranges in rising order cost one pass over each segment, compressed or
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 from typing import TYPE_CHECKING
@@ -62,7 +63,8 @@ class CommittedRanges:
             except files.Moved:
                 why = "it is being renamed"
             self.close()
-            await look_again()
+            with contextlib.suppress(files.Moved):
+                await look_again()
         raise findings.input_gone(name, start, first, last, why)
 
     def close(self) -> None:

@@ -26,7 +26,7 @@ from msgspec import Struct
 from tidewaiter.core.chain_of_segments import FileStat, Head, Member, Probe, Record, digest, record_of
 from tidewaiter.core.errors import ConfigError
 from tidewaiter.core.position import HEAD_BYTES, SegmentCursor
-from tidewaiter.core.segment_findings import StreamRefusal, corrupt, rewritten, truncated
+from tidewaiter.core.segment_findings import corrupt, rewritten, truncated
 from tidewaiter.edges.compressed import Damaged, NotWhole, Scan, open_reader
 
 if TYPE_CHECKING:
@@ -426,7 +426,7 @@ async def open_plain(path: Path, member: Member, cursor: SegmentCursor, record: 
         if record is not None:
             cursor = await _resume(file.fileno(), path, member, cursor, record)
         return PlainSegment(path, member, file, cursor)
-    except (Moved, StreamRefusal, ConfigError):
+    except BaseException:
         await file.close()
         raise
 

@@ -14,6 +14,7 @@ Invariants:
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import TYPE_CHECKING, Final
 
@@ -34,7 +35,7 @@ from tidewaiter.core.chain_of_segments import (
     record_of,
     vanished,
 )
-from tidewaiter.core.errors import ConfigError, SourceHalt
+from tidewaiter.core.errors import ConfigError
 from tidewaiter.core.position import ClosedSegment, Position, SegmentCursor
 from tidewaiter.core.segment_findings import StreamHalt, StreamRefusal
 from tidewaiter.edges import segment_files as files
@@ -123,9 +124,10 @@ class Stream:
             self._resume = None if ended and position.offset else record_of(position)
         if next_start is not None:
             self._next_start = next_start
-        await self._confirmed(self._begin)
-        while self._resume is not None and self._survey.busy:
+        with contextlib.suppress(files.Moved):  # somebody keeps renaming: `read` goes on trying
             await self._confirmed(self._begin)
+            while self._resume is not None and self._survey.busy:
+                await self._confirmed(self._begin)
 
     async def read(self, *, final: bool = False, rescan: bool = False) -> Data | Idle | SegmentEnd:
         """Return the next thing there is.
@@ -134,7 +136,12 @@ class Stream:
         at the directory now (its files are listed only if it changed). Raises what `start` does.
         """
         self._survey.hurry = final
-        look = final or rescan
+        try:
+            return await self._read(final=final, look=final or rescan)
+        except files.Moved:
+            return self._idle(waiting_for=self._settings.path.name)
+
+    async def _read(self, *, final: bool, look: bool) -> Data | Idle | SegmentEnd:
         if self._ended:
             await self._leave()
         while True:
@@ -265,7 +272,10 @@ class Stream:
         await self._look_around()
 
     async def _confirmed(self, look: Callable[[], Awaitable[None]]) -> None:
-        """Look until nobody renames meanwhile; believe a halt only when the same listing shows it twice."""
+        """Look until nobody renames meanwhile; believe a halt only when the same listing shows it twice.
+
+        Raises Moved if it does not come to rest: there is nothing to be said now.
+        """
         seen: list[tuple[str, FileKey]] | None = None
         for _ in range(_ATTEMPTS):
             try:
@@ -279,10 +289,7 @@ class Stream:
                 seen = listed
             else:
                 return
-        raise SourceHalt(
-            f"{self._settings.path}: its files were renamed during each of {_ATTEMPTS} listings",
-            hint="find out what keeps renaming them, then start again",
-        )
+        raise files.Moved
 
     # -- looking -------------------------------------------------------------------------------------------------------
 

@@ -359,7 +359,10 @@ class Survey:
             own = current
             records.insert(0, own)
         if not records:
-            return "new" if head.certain else "waiting"
+            if head.certain:
+                return "new"
+            self._wait(member)
+            return "waiting"
         probe = await self.probe(member, records)
         if probe is None:
             return "waiting"
@@ -447,7 +450,9 @@ class Survey:
             head = self._heads[member.file.key][1]
             same = member.file.key == record.key
             if not fits_head(record, member, head):
-                waiting = waiting or not head.certain
+                if not head.certain:
+                    waiting = True
+                    self._wait(member)
                 if same and head.certain:
                     impostor = member
                     refusal = _not_its_head(member, record, head)

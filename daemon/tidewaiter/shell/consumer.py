@@ -22,6 +22,7 @@ from tidewaiter.core.audit import Decision, Halt
 from tidewaiter.core.commits import Draft, sha256_hex
 from tidewaiter.core.errors import ConfigError, IntegrityRefusal, SourceHalt
 from tidewaiter.core.framing import Block, Framer, LongLine
+from tidewaiter.core.segment_findings import StreamHalt
 from tidewaiter.edges.durable import NoSpace
 from tidewaiter.edges.logs import get_logger
 from tidewaiter.edges.stream import Data, Idle, SegmentEnd
@@ -93,6 +94,7 @@ class Consumer:
         self._hot_until = 0.0
         self._rescan = False
         self._watchdog_at = 0.0
+        self._waiting_since: tuple[str, float] | None = None
 
     async def start(self) -> None:
         """Find the committed place in the stream again. Raises SourceHalt (recorded) or IntegrityRefusal."""
@@ -223,6 +225,8 @@ class Consumer:
         """Wait for more; return True when a run with `once` has reached the end."""
         if idle.busy:
             return False
+        if self._once and idle.waiting_for:
+            self._refuse_to_wait_for_ever(idle.waiting_for)
         if self._once and idle.caught_up:
             if self._framer is not None and self._framer.pending:
                 raise SourceHalt(
@@ -244,6 +248,16 @@ class Consumer:
             await self._waker.wait(self.settings.stream.poll_interval_us / 1e6)
             self._rescan = True  # woken or not: a notification may have been lost
         return False
+
+    def _refuse_to_wait_for_ever(self, file: str) -> None:
+        """End a run with `once` whose next file stays incomplete for longer than a writer pauses."""
+        now = time.monotonic()
+        if self._waiting_since is None or self._waiting_since[0] != file:
+            self._waiting_since = (file, now)
+        elif (now - self._waiting_since[1]) * 1e6 > self.settings.stream.rotate_grace_us:
+            raise SourceHalt(
+                f"{file}: is not whole; everything before it is committed", hint="complete the file and run again"
+            )
 
     async def _end_segment(self, end: SegmentEnd) -> None:
         self._begin_segment_if_new()  # an empty segment may end without ever having given a byte
@@ -289,12 +303,14 @@ class Consumer:
 
     async def halt_at_source(self, source: SourceHalt) -> None:
         """Record a halt that the stream's files caused, before the error goes on its way."""
-        evidence: dict[str, str | int] = dict(getattr(source, "evidence", {}))
+        if not isinstance(source, StreamHalt):
+            return
+        evidence: dict[str, str | int] = dict(source.evidence)
         offset = self._journal.ledger.global_offset
         halt = Halt(
-            kind=str(getattr(source, "kind", "gap")), offset=offset, length=0, sha256="", reason=source.message,
+            kind=source.kind, offset=offset, length=0, sha256="", reason=source.message,
             segment=str(evidence.get("file", self._name())), local_offset=0, evidence=evidence,
-            accepted=list(getattr(source, "accepted", ())),
+            accepted=list(source.accepted),
         )  # fmt: skip
         if self._journal.ledger.halt != halt:
             await self._record(audit.STREAM_HALTED, halt)
@@ -352,6 +368,9 @@ class Consumer:
             self.reload.clear()
             await self._reload()
         for notice in self._stream.take_notices():
+            if notice.kind in ("renamed", "identity_changed") and self._cursor is not None:
+                # later commits carry what the file is called and numbered now: stale hints would mislead a start
+                self._cursor.name, self._cursor.dev, self._cursor.ino = self._stream.hints()
             evidence = {f"file_{key}": value for key, value in notice.evidence.items()}
             log.info("segment.noticed", kind=notice.kind, **evidence)
         if self._snapshots.due(self._journal.ledger):

@@ -14,12 +14,15 @@ import hashlib
 import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
 
 from tidewaiter.core.errors import ConfigError
 from tidewaiter.core.screening import Policy
+
+if TYPE_CHECKING:
+    from tidewaiter.edges.stream import StreamSettings
 
 _MINUTE: Final = 60_000_000
 
@@ -87,13 +90,17 @@ class RunOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class StreamPart:
-    """[stream]: which file, and how it is watched. `silence_alarm_us` None: no alarm."""
+    """[stream]: which file, and how it is watched. `silence_alarm_us` None: no alarm.
+
+    `directory`: the path was given with a slash at its end, so it is a directory of segments even before it exists.
+    """
 
     name: str
     path: Path
     rotate_grace_us: int = 5_000_000
     poll_interval_us: int = 500_000
     silence_alarm_us: int | None = None
+    directory: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,6 +184,17 @@ class Settings:
     def governing(self) -> GoverningText:
         """Return [policy] and `stream.line_limit` as canonical JSON: sorted keys, integer microseconds and bytes."""
         return GoverningText(msgspec.json.encode(self.policy, order="sorted"))
+
+    def reading(self) -> StreamSettings:
+        """Return how the stream is read: what `edges.stream` needs of all this."""
+        from tidewaiter.edges.stream import StreamSettings  # noqa: PLC0415 - commands that read no stream start faster
+
+        return StreamSettings(
+            path=self.stream.path,
+            rotate_grace_us=self.stream.rotate_grace_us,
+            read_bytes=self.batch_bytes,
+            directory=True if self.stream.directory else None,
+        )
 
     def reload(self) -> Settings:
         """Read the same file under the same command line again; `self` stays as it is.

@@ -139,6 +139,7 @@ class _Loader:
             rotate_grace_us=grace,
             poll_interval_us=poll,
             silence_alarm_us=silence,
+            directory=path == configured and path_text is not None and path_text.endswith("/"),
         )
         return part, line_limit
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-import time
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -28,7 +27,7 @@ from tidewaiter.edges.durable import Disk
 from tidewaiter.edges.journal import Journal
 from tidewaiter.edges.lock import StateLock
 from tidewaiter.edges.recovery import prepare_directories, recover
-from tidewaiter.edges.stream import Data, Stream, StreamSettings
+from tidewaiter.edges.stream import Data, Stream
 from tidewaiter.shell.supervisor import utc_now
 
 if TYPE_CHECKING:
@@ -110,7 +109,7 @@ async def _skip_lines(
             f"{journal.state}: a halt is pending but no decision is in force", hint="restore a back-up"
         )
     policy = msgspec.json.decode(archive.load(journal.state, decisions.config), type=Policy)
-    stream = Stream(StreamSettings(path=settings.stream.path, read_bytes=settings.batch_bytes), clock=time.monotonic)
+    stream = Stream(settings.reading())
     try:
         await stream.start(ledger.position, ledger.closed, ledger.next_start)
         lines, cursor = await _collect(stream, policy.line_limit, halt.offset + 1 if through is None else through)
@@ -183,4 +182,6 @@ async def _collect(stream: Stream, limit: int, end: int) -> tuple[list[_Line], S
             offset += len(content) + 1
         if offset >= end:
             break
-    return lines, cursor if cursor is not None else stream.cursor()
+    if cursor is None:
+        raise ConfigError("the stream gives no line behind the halt", hint="restore the stream, then decide again")
+    return lines, cursor

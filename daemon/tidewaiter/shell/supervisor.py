@@ -27,7 +27,7 @@ from tidewaiter.edges.lock import StateLock
 from tidewaiter.edges.prefix_check import bytes_before, check_prefix
 from tidewaiter.edges.recovery import prepare_directories, recover
 from tidewaiter.edges.service_manager import ServiceManager
-from tidewaiter.edges.stream import Stream, StreamSettings
+from tidewaiter.edges.stream import Stream
 from tidewaiter.edges.waker import FileWaker
 from tidewaiter.shell.consumer import Consumer
 from tidewaiter.shell.governing import Governing, from_settings
@@ -130,14 +130,7 @@ class _Supervisor:
             log.info("recovery.started")
             recovered = await loop.run_in_executor(self.journal_thread, recover, self.disk, self.state)
             await loop.run_in_executor(self.journal_thread, self._open_journal, recovered, run_id, governing)
-            stream = Stream(
-                StreamSettings(
-                    path=self.settings.stream.path,
-                    rotate_grace_us=self.settings.stream.rotate_grace_us,
-                    read_bytes=self.settings.batch_bytes,
-                ),
-                clock=time.monotonic,
-            )
+            stream = Stream(self.settings.reading())
             try:
                 await self._start_consumer(stream, recovered, governing)
                 consumer, journal = self.consumer, self.journal

@@ -1,0 +1,474 @@
+"""A state directory that is not what the daemon left: it recovers what a crash explains, and refuses the rest.
+
+Also what changes between a crash and the restart: the rules, the engine, the policy.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from rigs import daemon
+from rigs.daemon import Following, make_settings, make_stream, none_of
+from rigs.tmpfs import quick_directory
+from tidewaiter.core.errors import EXIT_CLEAN, EXIT_INTEGRITY, EXIT_USAGE
+from tidewaiter.shell import governing as governing_module
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from tidewaiter.shell.settings import Settings
+
+EVENTS = 400
+
+
+@pytest.fixture(scope="module")
+def place() -> Iterator[Path]:
+    """A quick directory with a stream and what an undisturbed run makes of it."""
+    with quick_directory() as path:
+        make_stream(path / "in" / "events.jsonl", EVENTS)
+        daemon.succeed(settings_for(path, "whole"))
+        half(path)
+        yield path
+
+
+def settings_for(place: Path, name: str, **changes: Any) -> Settings:
+    """Return settings for a run of some twenty batches in the state directory `name`."""
+    return make_settings(place / "in" / "events.jsonl", place / name, **{"batch_bytes": 5000, **changes})
+
+
+def half(place: Path) -> None:
+    """Make `half`: two runs over the first parts of the stream, so with two snapshots; half of the stream is left."""
+    stream = place / "in" / "events.jsonl"
+    lines = stream.read_bytes().splitlines(keepends=True)
+    for part in (len(lines) // 4, len(lines) // 2):
+        stream.write_bytes(b"".join(lines[:part]))
+        daemon.succeed(settings_for(place, "half"))
+    # killed in the middle of what comes next: without a snapshot
+    stream.write_bytes(b"".join(lines[: len(lines) * 3 // 4]))
+    shutil.copytree(place / "half", place / "keep")
+    daemon.succeed(settings_for(place, "half"))
+    for snapshot in (place / "half" / "snapshots").iterdir():
+        snapshot.unlink()
+    for snapshot in (place / "keep" / "snapshots").iterdir():
+        shutil.copy(snapshot, place / "half" / "snapshots")
+    shutil.rmtree(place / "keep")
+    stream.write_bytes(b"".join(lines))
+
+
+@pytest.fixture
+def state(place: Path) -> Iterator[Path]:
+    """A state directory behind three quarters of the stream, with snapshots at one quarter and one half."""
+    target = shutil.copytree(place / "half", place / "state")
+    yield target
+    shutil.rmtree(target)
+
+
+def assert_goes_on(place: Path, state: Path, **changes: Any) -> None:
+    """Assert that a start goes on to the end, with the flags of the undisturbed run."""
+    ended = daemon.run(settings_for(place, state.name, **changes))
+    assert ended.status == EXIT_CLEAN, ended
+    daemon.assert_same(state, place / "whole")
+
+
+def assert_refused(place: Path, state: Path, *words: str) -> str:
+    """Assert that a start is refused with exit 4 and these words, and changes neither audit log nor projections."""
+
+    def contents() -> dict[str, bytes]:
+        paths = [*state.glob("audit/*.jsonl"), *state.glob("*.jsonl")]
+        return {path.name: path.read_bytes() for path in paths}
+
+    before = contents()
+    messages = []
+    for _ in range(2):
+        ended = daemon.run(settings_for(place, state.name))
+        assert ended.status == EXIT_INTEGRITY, ended
+        for word in words:
+            assert word in ended.message, ended.message
+        messages.append(ended.message)
+    after = contents()
+    for name, content in before.items():
+        assert after[name].startswith(content), f"{name} was changed"
+        added = after[name][len(content) :]
+        assert not added or {json.loads(line)["action"] for line in added.splitlines()} <= {"run.started", "run.ended"}
+    return messages[0]
+
+
+def last_segment(state: Path) -> Path:
+    """Return the open audit segment."""
+    return max((state / "audit").glob("audit-*.jsonl"))
+
+
+def last_batch(state: Path) -> tuple[int, int]:
+    """Return where the last batch begins and ends in the audit segment; everything behind it is cut off."""
+    path = last_segment(state)
+    lines = path.read_bytes().splitlines(keepends=True)
+    actions = [json.loads(line)["action"] for line in lines]
+    end = max(at for at, action in enumerate(actions) if action == "batch.committed") + 1
+    begin = end - 1
+    while actions[begin - 1] in {"flag.emitted", "event.rejected"}:
+        begin -= 1
+    path.write_bytes(b"".join(lines[:end]))
+    return sum(map(len, lines[:begin])), sum(map(len, lines[:end]))
+
+
+def cut_last_batch_from_projections(state: Path) -> None:
+    """Bring checkpoint and projections to where they are when the daemon dies in the last batch's audit write."""
+    commits = daemon.entries(state, "batch.committed")
+    for name in ("flags", "rejections"):
+        mark = commits[-2]["projections"].get(name, {"length": 0})
+        path = state / f"{name}.jsonl"
+        path.write_bytes(path.read_bytes()[: mark["length"]])
+    (state / "checkpoint.json").unlink()
+
+
+# -- torn and cut ------------------------------------------------------------------------------------------------------
+
+
+def test_audit_torn_at_every_byte_of_its_last_batch(place: Path, state: Path) -> None:
+    """Whatever part of the last batch is there, it is cut and kept aside, or adopted whole; the end is the same."""
+    begin, end = last_batch(state)
+    cut_last_batch_from_projections(state)
+    whole = last_segment(state).read_bytes()
+    lines = whole[begin:end].count(b"\n")
+    assert lines > 2
+    step = 97
+    cuts = sorted({*range(begin, end, step), *range(end - 5, end + 1), begin + 1})
+    template = shutil.copytree(state, place / "template")
+    problems: list[str] = []
+    for cut in cuts:
+        shutil.rmtree(state)
+        shutil.copytree(template, state)
+        last_segment(state).write_bytes(whole[:cut])
+        try:
+            assert_goes_on(place, state)
+            torn = list((state / "audit" / "torn").glob("*.torn"))
+            notes = daemon.entries(state, "audit.tail_cut")
+            if begin < cut < end:
+                assert [path.read_bytes() for path in torn] == [whole[begin:cut]]
+                assert [(note["offset"], note["length"]) for note in notes] == [(begin, cut - begin)]
+            else:
+                assert (torn, notes) == ([], [])
+        except AssertionError as error:
+            problems.append(f"cut at {cut} of {begin}-{end}: {error!s:.500}")
+    shutil.rmtree(template)
+    none_of(problems)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+def test_audit_torn_at_really_every_byte(place: Path, state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each single byte of the last batch, one after the other."""
+    begin, end = last_batch(state)
+    cut_last_batch_from_projections(state)
+    whole = last_segment(state).read_bytes()
+    template = shutil.copytree(state, place / "template")
+    for cut in range(begin, end + 1):
+        shutil.rmtree(state)
+        shutil.copytree(template, state)
+        last_segment(state).write_bytes(whole[:cut])
+        assert_goes_on(place, state)
+    shutil.rmtree(template)
+
+
+def test_entries_of_a_batch_without_its_commit_do_not_count(place: Path, state: Path) -> None:
+    """All flags and rejections of a batch are there, whole and chained, but not its batch.committed: not adopted."""
+    last_batch(state)
+    cut_last_batch_from_projections(state)
+    path = last_segment(state)
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:-1]))
+    assert_goes_on(place, state)
+    assert len(daemon.entries(state, "audit.tail_cut")) == 1
+
+
+@pytest.mark.parametrize("garbage", [b"\0" * 3000, b"{}\n", b"\n", b'{"prev":"', b"\xff" * 10])
+def test_garbage_behind_the_audit_log_is_cut(place: Path, state: Path, garbage: bytes) -> None:
+    """What a power loss leaves behind the end, zeros above all, is cut and kept aside."""
+    path = last_segment(state)
+    path.write_bytes(path.read_bytes() + garbage)
+    assert_goes_on(place, state)
+    assert [kept.read_bytes() for kept in (state / "audit" / "torn").iterdir()] == [garbage]
+
+
+# -- tampering ---------------------------------------------------------------------------------------------------------
+
+
+def flip(path: Path, offset: int) -> None:
+    """Change one bit of the file."""
+    data = bytearray(path.read_bytes())
+    data[offset] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    "where", ["before the older snapshot", "before the newer snapshot", "behind both", "at the end"]
+)
+def test_flipped_bit_in_the_audit_log_is_refused(place: Path, state: Path, where: str) -> None:
+    """One bit anywhere before the last batch: exit 4 with file and offset of the entry."""
+    path = last_segment(state)
+    lines = path.read_bytes().splitlines(keepends=True)
+    marks = sorted(int(found.name[9:29]) for found in (state / "snapshots").iterdir())
+    at = {
+        "before the older snapshot": marks[0] // 2, "before the newer snapshot": (marks[0] + marks[1]) // 2,
+        "behind both": (marks[1] + len(lines)) // 2, "at the end": len(lines) - 1,
+    }[where]  # fmt: skip
+    start = sum(map(len, lines[:at]))
+    flip(path, start + len(lines[at]) // 2)
+    message = assert_refused(place, state, path.name)
+    offsets = [start, start + len(lines[at])]  # a broken chain shows at the next entry
+    assert any(str(offset) in message for offset in offsets), (offsets, message)
+
+
+def test_newest_snapshot_corrupt_falls_back(place: Path, state: Path) -> None:
+    """The older snapshot serves, the replay is longer, and the damaged one is kept under another name, and recorded."""
+    newest = max((state / "snapshots").iterdir())
+    flip(newest, newest.stat().st_size // 2)
+    assert_goes_on(place, state)
+    assert newest.with_suffix(".damaged").exists()
+    assert [entry["file"] for entry in daemon.entries(state, "snapshot.damaged")] == [newest.name]
+
+
+def test_snapshot_cut_short_falls_back(place: Path, state: Path) -> None:
+    """A snapshot of zeros or without its end is damaged as well."""
+    older, newest = sorted((state / "snapshots").iterdir())
+    newest.write_bytes(bytes(newest.stat().st_size))
+    older.write_bytes(older.read_bytes()[:-1])
+    assert_goes_on(place, state)
+
+
+def test_all_snapshots_missing_replays_from_the_beginning(place: Path, state: Path) -> None:
+    """Without any snapshot everything is derived again from the input."""
+    for path in (state / "snapshots").iterdir():
+        path.unlink()
+    assert_goes_on(place, state)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"{}", b"not JSON\n"])
+def test_checkpoint_missing_or_damaged_is_rebuilt(place: Path, state: Path, content: bytes | None) -> None:
+    """checkpoint.json is a convenience: the audit log has it all."""
+    path = state / "checkpoint.json"
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    assert_goes_on(place, state)
+    assert daemon.committed(state) == (place / "in" / "events.jsonl").stat().st_size
+
+
+def test_checkpoint_ahead_of_the_audit_log_is_refused(place: Path, state: Path) -> None:
+    """An audit log that ends before the checkpoint has lost committed entries."""
+    path = last_segment(state)
+    lines = path.read_bytes().splitlines(keepends=True)
+    ends = [at for at, line in enumerate(lines, 1) if json.loads(line)["action"] == "batch.committed"]
+    path.write_bytes(b"".join(lines[: ends[-2]]))
+    assert_refused(place, state, "checkpoint.json", "ahead of the audit log")
+
+
+def test_audit_log_that_ends_inside_what_the_checkpoint_covers_is_refused(place: Path, state: Path) -> None:
+    """A torn end before the checkpoint's place is no interrupted write."""
+    path = last_segment(state)
+    path.write_bytes(path.read_bytes()[:-3000])
+    assert_refused(place, state, path.name, "not the rest of an interrupted write")
+
+
+def test_audit_log_missing_is_refused(place: Path, state: Path) -> None:
+    """Flags without an audit log are not taken for a new state directory."""
+    shutil.rmtree(state / "audit")
+    assert_refused(place, state, "no audit log")
+
+
+@pytest.mark.parametrize("name", ["flags", "rejections"])
+@pytest.mark.parametrize("how", ["edited", "shortened", "lengthened", "line removed", "emptied", "removed"])
+def test_projection_changed_by_hand_is_refused(place: Path, state: Path, name: str, how: str) -> None:
+    """Flags and rejections must be what the audit log says; the message names the file."""
+    path = state / f"{name}.jsonl"
+    data = path.read_bytes()
+    lines = data.splitlines(keepends=True)
+    middle = len(lines) * 3 // 4
+    if how == "removed":
+        path.unlink()
+    else:
+        path.write_bytes({
+            "edited": data.replace(b'"', b"'", 1), "shortened": data[: len(data) // 2], "lengthened": data + b"x\n",
+            "line removed": b"".join(lines[:middle] + lines[middle + 1 :]), "emptied": b"",
+        }[how])  # fmt: skip
+    assert_refused(place, state, f"{name}.jsonl")
+
+
+# -- what governs changes ----------------------------------------------------------------------------------------------
+
+
+def changed_rules(place: Path, old: str, new: str) -> Path:
+    """Return a copy of the shipped rules with one change."""
+    text = daemon.RULES.read_text(encoding="utf-8")
+    assert old in text
+    path = place / "changed.toml"
+    path.write_text(text.replace(old, new), encoding="utf-8")
+    return path
+
+
+def assert_flags_before_unchanged(place: Path, state: Path, before: bytes) -> None:
+    """Assert that flags up to the old end are those of the undisturbed run, and that there are others behind them."""
+    after = (state / "flags.jsonl").read_bytes()
+    whole = (place / "whole" / "flags.jsonl").read_bytes()
+    assert after.startswith(before)
+    assert whole.startswith(before)
+    assert after != whole
+    daemon.assert_consistent(state)
+
+
+def test_rules_changed_between_crash_and_restart(place: Path, state: Path) -> None:
+    """The replay goes by the recorded rules; the new ones take force behind it, as a decision with their digest."""
+    before = (state / "flags.jsonl").read_bytes()
+    rules = changed_rules(place, 'limit = "500.00"', 'limit = "100.00"')
+    daemon.succeed(settings_for(place, "state", rules=rules))
+    assert_flags_before_unchanged(place, state, before)
+    decisions = daemon.entries(state, "decision.recorded")
+    assert [entry["decision"] for entry in decisions] == ["governing", "governing"]
+    assert decisions[0]["decisions"]["ruleset"] != decisions[1]["decisions"]["ruleset"]
+    assert "metric deposits" not in decisions[1]["started_empty"]
+    # and back again after a crash right there: the state of each time is derived again
+    for path in (state / "snapshots").iterdir():
+        path.unlink()
+    daemon.succeed(settings_for(place, "state"))
+
+
+def test_rules_changed_there_and_back_without_an_event(place: Path, state: Path) -> None:
+    """New metrics begin empty after a change; a replay without snapshots finds the same, though nothing was read."""
+    other = changed_rules(place, 'window = "10s"', 'window = "20s"')
+    stream = place / "in" / "events.jsonl"
+    lines = stream.read_bytes().splitlines(keepends=True)
+    try:
+        stream.write_bytes(b"".join(lines[: len(lines) * 3 // 4]))
+        daemon.succeed(settings_for(place, "state", rules=other))
+        daemon.succeed(settings_for(place, "state"))
+        stream.write_bytes(b"".join(lines[: len(lines) * 7 // 8]))
+        daemon.succeed(settings_for(place, "state"))
+        for path in (state / "snapshots").iterdir():
+            path.unlink()
+    finally:
+        stream.write_bytes(b"".join(lines))
+    daemon.succeed(settings_for(place, "state"))
+    daemon.assert_consistent(state)
+
+
+def test_policy_changed_between_crash_and_restart(place: Path, state: Path) -> None:
+    """The replay goes by the recorded policy; with another duplicate horizon ids are still known."""
+    daemon.succeed(settings_for(place, "state", order="admit", duplicate_horizon=3_600_000_000))
+    for path in (state / "snapshots").iterdir():
+        path.unlink()
+    ended = daemon.run(settings_for(place, "state", order="admit", duplicate_horizon=3_600_000_000))
+    assert ended.status == EXIT_CLEAN, ended
+    counts = daemon.entries(state, "batch.committed")[-1]["totals"]
+    assert counts["admitted"] > 0
+    assert counts["order"] > 0
+    daemon.assert_consistent(state)
+
+
+def test_archived_rules_missing_is_refused_with_the_ways_out(place: Path, state: Path) -> None:
+    """Without the texts of the decision in force there is no replay."""
+    entry = daemon.entries(state, "decision.recorded")[0]
+    (state / "rules" / entry["decisions"]["ruleset"]).unlink()
+    rules = changed_rules(place, 'limit = "500.00"', 'limit = "100.00"')
+    ended = daemon.run(settings_for(place, "state", rules=rules))
+    assert ended.status == EXIT_INTEGRITY, ended
+    assert "--accept-state-loss" in ended.message
+
+
+@pytest.fixture
+def engine_2(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Return a function that makes this another engine version."""
+
+    def change() -> None:
+        name = "tidewaiter-engine/2"
+        monkeypatch.setattr(governing_module, "ENGINE", name)
+        monkeypatch.setattr(governing_module, "ENGINE_DIGEST", governing_module.archive_digest(name.encode()))
+
+    return change
+
+
+def test_new_engine_with_the_same_results_goes_on(place: Path, state: Path, engine_2: Callable[[], None]) -> None:
+    """The replay under another engine version gives what was committed: it takes force as a recorded decision."""
+    engine_2()
+    assert_goes_on(place, state)
+    decisions = daemon.entries(state, "decision.recorded")
+    assert len(decisions) == 2
+    assert decisions[0]["decisions"]["engine"] != decisions[1]["decisions"]["engine"]
+
+
+def make_engine_differ(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let this engine flag differently, as a changed version would."""
+    from tidewaiter.core.engine import Engine  # noqa: PLC0415
+
+    original = Engine._flags
+
+    def flags(engine: Engine, admitted: Any, lines: Any) -> list[tuple[int, str, bytes]]:
+        found = original(engine, admitted, lines)
+        return [(line, kind, record.replace(b'"high"', b'"top"')) for line, kind, record in found]
+
+    monkeypatch.setattr(Engine, "_flags", flags)
+
+
+def test_new_engine_with_other_results_is_refused_until_accepted(
+    place: Path, state: Path, engine_2: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The replay differs: exit 4 naming the ways out; --accept-state-loss goes on, and is recorded with who and why."""
+    before = (state / "flags.jsonl").read_bytes()
+    engine_2()
+    make_engine_differ(monkeypatch)
+    assert_refused(place, state, "gives other flags", "--accept-state-loss", "run the version that wrote the state")
+    ended = daemon.run(
+        settings_for(place, "state"), accept_state_loss=True, reason="new version reviewed", actor="tester"
+    )
+    assert ended.status == EXIT_CLEAN, ended
+    assert_flags_before_unchanged(place, state, before)
+    decision = daemon.entries(state, "decision.recorded")[-1]
+    assert (decision["decision"], decision["actor"], decision["reason"]) == (
+        "state_loss", "tester", "new version reviewed",
+    )  # fmt: skip
+    # the next start does not need what is gone
+    assert daemon.run(settings_for(place, "state")).status == EXIT_CLEAN
+    counted = daemon.entries(state, "batch.committed")[-1]["totals"]
+    assert counted["events_read"] == len((place / "in" / "events.jsonl").read_bytes().splitlines())
+
+
+def test_crash_after_an_accepted_state_loss(
+    place: Path, state: Path, engine_2: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the snapshot behind a state loss is damaged, the recorded decision still explains the flags behind it."""
+    engine_2()
+    make_engine_differ(monkeypatch)
+    accepted: dict[str, Any] = {"accept_state_loss": True, "reason": "reviewed", "actor": "tester"}
+    assert daemon.run(settings_for(place, "state"), **accepted).status == EXIT_CLEAN
+    for path in (state / "snapshots").iterdir():
+        path.unlink()
+    ended = daemon.run(settings_for(place, "state"))
+    assert ended.status == EXIT_CLEAN, ended
+
+
+def test_input_gone_is_refused_with_the_ways_out(place: Path, state: Path) -> None:
+    """Where the stream before the commit point is gone, nothing can be derived again."""
+    aside = place / "aside"
+    (place / "in").rename(aside)
+    try:
+        other = make_stream(place / "in" / "events.jsonl", 500, seed=8)
+        ended = daemon.run(make_settings(other, state))
+        assert ended.status != EXIT_CLEAN, ended
+    finally:
+        shutil.rmtree(place / "in")
+        aside.rename(place / "in")
+
+
+async def test_second_daemon_on_one_state_directory(place: Path) -> None:
+    """The second one exits with 2, says which process holds the directory, and touches nothing."""
+    settings = settings_for(place, "shared")
+    async with Following(settings) as following:
+        await following.reaches(settings.stream.path.stat().st_size)
+        ended = daemon.run(settings)
+        assert ended.status == EXIT_USAGE, ended
+        assert "in use by" in ended.message
+    daemon.assert_same(place / "shared", place / "whole")

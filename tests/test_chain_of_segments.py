@@ -309,4 +309,7 @@ def test_every_finding_says_file_offset_and_what_to_do() -> None:
         assert finding.evidence["kind"] == finding.kind
         assert str(finding.evidence["file"]).startswith("events.jsonl")
         assert finding.exit_code == (3 if isinstance(finding, findings.StreamHalt) else 4)
+        if isinstance(finding, findings.StreamHalt):
+            finding.at(48213)
+            assert finding.hint.endswith(": tidewaiter skip --position 48213 --reason … --actor …")
     assert found[2].evidence["global_offset"] == 100 + len(CONTENT)

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
+import select
 import subprocess
 import sys
 import types
@@ -203,9 +205,9 @@ def spoil(old: str, new: str) -> Callable[[Path], None]:
             "cannot be read: Is a directory",
             id="unreadable",
         ),
-        pytest.param(spoil("[contract]", "[contract"), "line 3", id="bad-toml"),
-        pytest.param(spoil("path =", "pth ="), "config/tidewaiter.toml:2: stream.pth: unknown key", id="unknown-key"),
-        pytest.param(spoil('"../in/events.jsonl"', "5"), ":2: stream.path: must be a string", id="wrong-type"),
+        pytest.param(spoil("[contract]", "[contract"), "config/tidewaiter.toml:3:10: is not TOML", id="bad-toml"),
+        pytest.param(spoil("path =", "pth ="), "config/tidewaiter.toml:2:1: stream.pth: unknown key", id="unknown-key"),
+        pytest.param(spoil('"../in/events.jsonl"', "5"), ":2:8: stream.path: must be a string", id="wrong-type"),
         pytest.param(spoil("[contract]", 'poll_interval = "x"\n[contract]'), "is not a duration", id="bad-duration"),
         pytest.param(spoil("[rules]", '[policy]\norder = "stop"\n[rules]'), 'unknown value "stop"', id="bad-policy"),
         pytest.param(spoil("contracts/", "contract/"), "money_flow.toml does not exist: name the con", id="contract"),
@@ -347,12 +349,13 @@ def test_the_live_line_is_rewritten_in_place(monkeypatch: pytest.MonkeyPatch) ->
     line.close()
     line.close()
     drawn = out.getvalue().split("\r\x1b[K")
-    assert len(drawn) == 3
+    assert len(drawn) == 4
+    assert drawn[3] == drawn[2].removesuffix("\r") + "\n", "whatever was echoed over the line is gone, and it ends"
     assert drawn[1].startswith("events  at 200,000  3.0 MiB behind  1,000 events")
     assert drawn[1].endswith("\r"), "the cursor waits at the beginning, where a log line may come"
     assert len(drawn[1]) == 60
     assert "up to date" in drawn[2]
-    assert drawn[2].endswith("\r\n")
+    assert drawn[2].endswith("\r")
 
 
 def test_the_bar_ends_at_the_end_of_the_stream(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -370,7 +373,98 @@ def test_the_bar_ends_at_the_end_of_the_stream(monkeypatch: pytest.MonkeyPatch) 
     assert " 60%" not in text
     assert "100%" in text
     assert "7 flags  2 rejected" in text
-    assert text.endswith(("\n", "\x1b[?25h"))
+    assert text.endswith("2 rejected\n")
+    assert text.count("\n") == 1, "the bar is drawn in one row"
+
+
+@pytest.mark.parametrize("kind", [progress.Bar, lambda out, clock: progress.LiveLine("events", out, clock)])
+def test_log_lines_stand_above_what_is_drawn(
+    kind: Callable[..., progress.Bar | progress.LiveLine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A log line takes the row of the drawing, which follows below it; where nothing is drawn it stays as it is."""
+    monkeypatch.setenv("COLUMNS", "120")
+    out = Terminal()
+    shown = kind(out, lambda: 0.0)
+    assert shown.above(b"line\n") == b"line\n"
+    shown.update(**figures(500, 1000))
+    row = out.getvalue().removeprefix("\r\x1b[K").removesuffix("\r")
+    assert shown.above(b"line\n") == b"\r\x1b[Kline\n" + row.encode() + b"\r"
+    shown.close()
+    assert shown.above(b"line\n") == b"line\n"
+
+
+@pytest.mark.parametrize("kind", [progress.Bar, lambda out, clock: progress.LiveLine("events", out, clock)])
+def test_a_run_ends_with_a_summary(
+    kind: Callable[..., progress.Bar | progress.LiveLine], here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last line says what came of the run and where the flags are; once."""
+    monkeypatch.setenv("COLUMNS", "80")
+    out = Terminal()
+    now = [0.0]
+    shown = kind(out, lambda: now[0])
+    shown.update(**figures(500_000, 1_000_000))
+    now[0] = 2.5
+    flags = str(here / "var" / "events" / "flags.jsonl")
+    shown.ended(position=1_000_000, events=5_000, flags=1, rejected=2, flags_file=flags)
+    shown.close()
+    shown.close()
+    text = out.getvalue()
+    assert text.endswith("5,000 events, 1 flag, 2 rejected in 2.5 s; flags in var/events/flags.jsonl\n")
+    assert text.count("flags in") == 1
+    assert isinstance(shown, progress.LiveLine) or "100%" in text
+
+
+def test_a_run_at_a_terminal_is_a_bar_below_its_log_and_a_summary(here: Path) -> None:
+    """No summary lines in the log, one bar at the end, and the last line names the figures and the file of flags."""
+    assert run_cli("generate", "--out", str(here / "e.jsonl"), "--events", "2000").returncode == 0
+    outer, inner = os.openpty()
+    environment = cli_environment() | {"TERM": "xterm", "COLUMNS": "200", "NO_COLOR": "1"}
+    command = [sys.executable, "-m", "tidewaiter", "run", "e.jsonl", "--once"]
+    with subprocess.Popen(command, env=environment, cwd=here, stdin=inner, stdout=inner, stderr=inner) as process:
+        os.close(inner)
+        data = b""
+        while select.select([outer], [], [], 30.0)[0]:
+            try:
+                data += os.read(outer, 100_000)
+            except OSError:  # the other side is closed
+                break
+        assert process.wait(30.0) == 0
+    os.close(outer)
+    # what stays to be seen of each row is what was written after it was last cleared
+    rows = [row.split("\x1b[K")[-1].strip() for row in data.decode().split("\n")]
+    assert not any("progress" in row for row in rows)
+    assert sum("%" in row for row in rows) == 1
+    assert "daemon.stopped" in rows[-4]
+    assert rows[-3].startswith("100%")
+    assert re.fullmatch(r"2,000 events, \d+ flags, 0 rejected in \d+\.\d s; flags in var/e/flags\.jsonl", rows[-2])
+
+
+def test_a_terminal_that_is_gone_stops_nothing() -> None:
+    """Drawing fails once and is left alone from then on: the daemon goes on without anybody looking."""
+
+    class Gone(Terminal):
+        asked = 0
+
+        def write(self, text: str, /) -> int:
+            self.asked += 1
+            raise OSError(5, "Input/output error")
+
+    out = Gone()
+    now = [0.0]
+    line = progress.LiveLine("events", out, lambda: now[0])
+    for second in range(3):
+        now[0] = second
+        line.update(**figures(1000))
+    line.close()
+    assert out.asked == 1
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.4, "0 s"), (59.4, "59 s"), (59.6, "1:00"), (185, "3:05"), (3785, "1:03:05")]
+)
+def test_the_time_left_is_said_in_whole_seconds(seconds: float, text: str) -> None:
+    """Short for a bar."""
+    assert progress.duration_text(seconds) == text
 
 
 # -- skip ----------------------------------------------------------------------------------------------------------
@@ -430,6 +524,27 @@ def test_check_says_what_it_found(here: Path, capsys: pytest.CaptureFixture[str]
     assert not (here / "var").exists()
 
 
+def test_check_takes_the_policies_of_a_run(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A run with overrides can be checked before it starts."""
+    policies = ["--policy-invalid", "quarantine", "--policy-duplicate", "quarantine", "--policy-order", "admit"]
+    assert app.main(["check", "--stream-name", "mine", *policies]) == 0
+    text = capsys.readouterr().out
+    assert "invalid quarantine, duplicate quarantine (horizon 1d), order admit" in text
+    assert re.search(r"^stream +mine: ", text, re.MULTILINE)
+
+
+def test_nothing_is_wrapped_in_a_pipe(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where no person looks, a value stands on one line however long it is, without blanks behind it."""
+    monkeypatch.setenv("COLUMNS", "40")
+    assert app.main(["check", str(here / ("x" * 90) / "y.jsonl")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any(re.fullmatch(r"stream +y: x{90}/y\.jsonl", line) for line in lines)
+    assert any("jump 30d" in line and "invalid halt" in line for line in lines)
+    assert all(line == line.rstrip() for line in lines)
+
+
 def test_check_warns_of_a_missing_stream_directory(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """It is no error of the configuration, but a start would fail."""
     assert app.main(["check", "gone/x.jsonl"]) == 0
@@ -451,13 +566,11 @@ def test_check_prints_the_contract_as_json_schema(here: Path, capsys: pytest.Cap
 
 
 @pytest.mark.parametrize("option", ["--contract", "--rules"])
-def test_check_names_file_and_line_of_a_broken_file(
-    here: Path, capsys: pytest.CaptureFixture[str], option: str
-) -> None:
-    """Contract and rules are read as a start would read them."""
+def test_check_names_the_place_in_a_broken_file(here: Path, capsys: pytest.CaptureFixture[str], option: str) -> None:
+    """Contract and rules are read as a start would read them: file, line and column."""
     (here / "broken.toml").write_text("nonsense = 1\n")
     assert app.main(["check", option, "broken.toml"]) == 2
-    assert re.search(r"broken\.toml:1(:1)?: nonsense: unknown key", one_line(capsys))
+    assert re.search(r"broken\.toml:1:1: nonsense: unknown key", one_line(capsys))
 
 
 def test_a_wrong_rule_is_pictured_on_a_terminal_only(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

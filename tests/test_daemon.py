@@ -328,6 +328,7 @@ def test_validation_report(tmp_path: Path) -> None:
     assert counts["admitted_late_events"] > 0
     assert counts["ordering_failures"] == 0
     kinds = [json.loads(line)["kind"] for line in (state / "rejections.jsonl").read_bytes().splitlines()]
+    assert counts["events_rejected"] == len(kinds) == counts["events_read"] - counts["events_valid"]
     assert counts["contract_failures"] == kinds.count("contract")
     assert counts["duplicate_failures"] == kinds.count("duplicate")
     assert counts["json_parse_failures"] == kinds.count("json") + kinds.count("framing")

@@ -238,13 +238,14 @@ def test_inode_reused_with_the_same_header(place: Place) -> None:
 
 def assert_halted(place: Place, *words: str, **changes: Any) -> int:
     """Assert that a start halts, and the next one at the same place without a second entry; return the position."""
-    for _ in range(3):
-        ended = place.run(**changes)
+    endings = [place.run(**changes) for _ in range(3)]
+    for ended in endings:
         assert ended.status == EXIT_HALTED, ended
         for word in words:
             assert word in ended.message, ended.message
     halts = daemon.entries(place.state, "stream.halted")
     assert len({entry["offset"] for entry in halts}) == len(halts), "the same halt was recorded twice"
+    assert f"tidewaiter skip --position {halts[-1]['offset']} --reason" in endings[-1].message, "the whole command is named"
     report = json.loads((place.state / "reports" / "validation_report.json").read_bytes())
     assert report["status"] == "failed"
     assert report["halt"]["offset"] == halts[-1]["offset"]

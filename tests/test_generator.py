@@ -520,7 +520,7 @@ def test_progress_and_the_finishing_line(tmp_path: Path) -> None:
     assert seen == [(4096, 10_000), (8192, 10_000), (10_000, 10_000)]
     assert summary.text.startswith(f"{tmp_path}/a: 10,000 events, {summary.bytes:,} bytes in ")
     text = Summary(Path("x"), 5, 4, 5, 99, 2.0, invalid=1, duplicates=1, late=0, rotations=2).text
-    assert text == "x: 4 events from event 5 on, 99 bytes in 2.0 s (2 events/s); 1 invalid, 1 duplicates, 2 rotations"
+    assert text == "x: 4 events from event 5 on, 99 bytes in 2.0 s (2 events/s); 1 invalid, 1 duplicate, 2 rotations"
 
 
 @pytest.mark.parametrize(

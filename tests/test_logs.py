@@ -405,6 +405,27 @@ def test_journal_of_somebody_else_is_not_ours(pipe: list[int]) -> None:
     assert not logs.under_journald(9999, {"JOURNAL_STREAM": "1:1"})
 
 
+def test_console_leaves_out_and_lifts_up_what_it_is_told(
+    tmp_path: Path, pipe: list[int], configured: Callable[..., Logs]
+) -> None:
+    """Beside something drawn the summaries are left out, and lines stand above; the file has everything as it is."""
+    configured(
+        tmp_path / "t.jsonl",
+        stderr="console",
+        stderr_fd=pipe[1],
+        console_skips=frozenset({"progress", "stream.silent"}),
+        console_above=lambda line: b"<" + line + b">",
+    )
+    log = logs.get_logger()
+    log.info("progress")
+    log.warning("stream.silent")
+    log.info("daemon.ready")
+    shown = os.read(pipe[0], 100_000).decode()
+    assert "progress" not in shown
+    assert re.fullmatch(r"<[^<>]*stream\.silent[^<>]*\n><[^<>]*daemon\.ready[^<>]*\n>", shown)
+    assert [entry["event"] for entry in entries(tmp_path / "t.jsonl")] == ["progress", "stream.silent", "daemon.ready"]
+
+
 def test_terminal_gets_text_it_does_not_obey(configured: Callable[..., Logs], monkeypatch: pytest.MonkeyPatch) -> None:
     """On a terminal lines are for people; what came from outside cannot move the cursor or break the line."""
     monkeypatch.setenv("NO_COLOR", "1")

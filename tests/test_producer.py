@@ -63,8 +63,8 @@ class ListLog:
 
     entries: list[tuple[str, dict[str, object]]] = field(default_factory=list)
 
-    def info(self, event: str, /, **fields: object) -> None:
-        self.entries.append((event, fields))
+    def info(self, event: str, *_args: object, **kw: object) -> None:
+        self.entries.append((event, kw))
 
     warning = info
 

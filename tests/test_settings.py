@@ -240,45 +240,48 @@ def test_a_stream_is_named_after_its_file(file: str, name: str) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        pytest.param("[stream\n", r"tidewaiter\.toml.*line 1", id="bad-toml"),
-        pytest.param('[stream]\npath = "a"\nx = "', r"tidewaiter\.toml.*(line 3|end of document)", id="open-string"),
-        pytest.param(MINIMAL + "[polcy]\n", r":7: polcy: unknown section: did you mean \"policy\"\?", id="section"),
-        pytest.param("name = 1\n" + MINIMAL, r":1: name: unknown key outside of any section", id="outside"),
+        pytest.param("[stream\n", r"tidewaiter\.toml:1:8: is not TOML: ", id="bad-toml"),
+        pytest.param('[stream]\npath = "a"\nx = "', r"tidewaiter\.toml:3:6: is not TOML: ", id="open-string"),
+        pytest.param(MINIMAL + "[polcy]\n", r":7:1: polcy: unknown section: did you mean \"policy\"\?", id="section"),
+        pytest.param("name = 1\n" + MINIMAL, r":1:1: name: unknown key outside of any section", id="outside"),
         pytest.param(
             with_section("stream", 'rotate_grce = "5s"'),
-            r":2: stream\.rotate_grce: unknown key: did you mean \"rotate_grace\"\? allowed: name, path",
+            r":2:1: stream\.rotate_grce: unknown key: did you mean \"rotate_grace\"\? allowed: name, path",
             id="unknown-key",
         ),
         pytest.param(
             with_section("policy", "invalid = true"),
-            r":8: policy\.invalid: must be a string, not a boolean: allowed: \"halt\", \"quarantine\"",
+            r":8:11: policy\.invalid: must be a string, not a boolean: allowed: \"halt\", \"quarantine\"",
             id="wrong-type",
         ),
         pytest.param(
             with_section("policy", 'order = "admitt"'),
-            r":8: policy\.order: unknown value \"admitt\": did you mean \"admit\"\? allowed: \"halt\", \"quarantine\"",
+            r":8:9: policy\.order: unknown value \"admitt\": did you mean \"admit\"\? "
+            r"allowed: \"halt\", \"quarantine\"",
             id="unknown-policy",
         ),
         pytest.param(
             with_section("policy", 'duplicate = "admit"'),
-            r":8: policy\.duplicate: unknown value \"admit\": allowed: \"halt\", \"quarantine\"",
+            r":8:13: policy\.duplicate: unknown value \"admit\": allowed: \"halt\", \"quarantine\"",
             id="policy-of-another",
         ),
         pytest.param(
             with_section("stream", 'rotate_grace = "5 seconds"'),
-            r":2: stream\.rotate_grace: \"5 seconds\" is not a duration: .*us, ms, s, m, h, d, for example \"5s\"",
+            r":2:16: stream\.rotate_grace: \"5 seconds\" is not a duration: .*us, ms, s, m, h, d, for example \"5s\"",
             id="bad-duration",
         ),
         pytest.param(
             with_section("stream", "rotate_grace = 5"),
-            r":2: stream\.rotate_grace: must be a duration in quotes, not an integer",
+            r":2:16: stream\.rotate_grace: must be a duration in quotes, not an integer",
             id="duration-without-unit",
         ),
         pytest.param(
             with_section("policy", 'allowed_skew = "0.5s"'), r"policy\.allowed_skew: \"0\.5s\" is not", id="fraction"
         ),
         pytest.param(
-            with_section("stream", 'line_limit = "1MB"'), r":2: stream\.line_limit: .*B, KiB, MiB, GiB", id="bad-size"
+            with_section("stream", 'line_limit = "1MB"'),
+            r":2:14: stream\.line_limit: .*B, KiB, MiB, GiB",
+            id="bad-size",
         ),
         pytest.param(
             with_section("stream", 'line_limit = "1B"'),
@@ -309,9 +312,11 @@ def test_a_stream_is_named_after_its_file(file: str, name: str) -> None:
         pytest.param(MINIMAL.replace("[rules]\n", "[log]\n"), r"log\.file: unknown key", id="key-of-another"),
         pytest.param(MINIMAL[: MINIMAL.index("[rules]")], r"rules\.file: is missing: .*--rules FILE", id="no-rules"),
         pytest.param(
-            MINIMAL.replace("contract.toml", "gone.toml"), r":4: contract\.file: .*gone\.toml does not exist", id="gone"
+            MINIMAL.replace("contract.toml", "gone.toml"),
+            r":4:8: contract\.file: .*gone\.toml does not exist",
+            id="gone",
         ),
-        pytest.param(MINIMAL.replace("rules.toml", "in"), r":6: rules\.file: .*in is a directory", id="directory"),
+        pytest.param(MINIMAL.replace("rules.toml", "in"), r":6:8: rules\.file: .*in is a directory", id="directory"),
         pytest.param(MINIMAL.replace("[rules]", "[[rules]]"), r"rules: must be a section, not an array", id="array"),
         # combinations that cannot work
         pytest.param(
@@ -338,7 +343,7 @@ def test_a_stream_is_named_after_its_file(file: str, name: str) -> None:
         ),
     ],
 )
-def test_a_mistake_is_told_with_file_line_key_and_what_is_allowed(place: Path, text: str, message: str) -> None:
+def test_a_mistake_is_told_with_file_line_column_key_and_what_is_allowed(place: Path, text: str, message: str) -> None:
     """Each mistake is a ConfigError (exit 2) in one line that begins with the file's name."""
     with pytest.raises(ConfigError, match=message) as caught:
         load(place, text)
@@ -349,7 +354,7 @@ def test_a_mistake_is_told_with_file_line_key_and_what_is_allowed(place: Path, t
 def test_a_file_that_is_not_utf_8_is_refused(place: Path) -> None:
     """The file is text; a wrong encoding is named as such."""
     (place / "t.toml").write_bytes(b"[stream]\nname = '\xff'\n")
-    with pytest.raises(ConfigError, match=r"t\.toml: byte \d+ is not UTF-8"):
+    with pytest.raises(ConfigError, match=r"t\.toml:2:9: byte 17 is not UTF-8"):
         load_settings(place / "t.toml", Overrides(), directory=place)
 
 
@@ -362,7 +367,7 @@ def test_an_unreadable_configuration_is_named(place: Path) -> None:
 def test_an_unreadable_contract_is_named(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Missing permission on a file the settings point at is found before anything starts."""
     monkeypatch.setattr("os.access", lambda path, mode: Path(path).name != "rules.toml")
-    with pytest.raises(ConfigError, match=r":6: rules\.file: .*rules\.toml cannot be read: check its permissions"):
+    with pytest.raises(ConfigError, match=r":6:8: rules\.file: .*rules\.toml cannot be read: check its permissions"):
         load(place, MINIMAL)
 
 

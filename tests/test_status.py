@@ -301,18 +301,20 @@ def test_the_segment_being_read_may_not_be_deleted(made: Made) -> None:
 # -- halts, runs, the lock -----------------------------------------------------------------------------------------
 
 
-def test_a_pending_halt_is_shown_with_its_position(
-    made: Made, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_pending_halt_is_shown_with_its_position(made: Made, capsys: pytest.CaptureFixture[str]) -> None:
     """The operator sees where, why, and the command that decides; the next commit resolves it."""
     made.commit(10)
     halt = Halt("json", 10 * len(LINE), 7, "a" * 64, "not JSON", "events.jsonl", 10 * len(LINE))
     made.journal.record(audit.STREAM_HALTED, halt)
     assert made.report().halt == halt
-    monkeypatch.setenv("COLUMNS", "200")
+    message = f"events.jsonl: halted at byte {halt.offset} of the stream: json: not JSON: change the policy"
+    log = {"run_id": "r1", "status": "failed", "started_at": "x", "stream": str(made.stream), "error": message}
+    (made.state / "runs" / "run_r1.json").write_text(json.dumps(log))
     assert app.main(["status", "--state-dir", str(made.state)]) == 0
     text = capsys.readouterr().out
     assert f"json at {halt.offset}" in text
+    assert text.count("not JSON") == 1, "the halt is told once"
+    assert "r1 failed, started x\n" in text
     assert f"tidewaiter skip --position {halt.offset}" in text
     made.commit(1, operator=1)
     assert made.report().halt is None

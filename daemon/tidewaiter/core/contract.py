@@ -21,13 +21,15 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from tidewaiter.core.toml_source import TomlSource
+from tidewaiter.core.toml_source import Table, TomlSource, nearest
 
 KINDS: Final = ("string", "enum", "money", "integer", "boolean", "timestamp")
 MAX_MINOR_UNITS: Final = 10**15
 MAX_SCALE: Final = 8
 MAX_ID_LENGTH: Final = 1024
 NESTING_LIMIT: Final = 64
+QUOTED_TIME_LENGTH: Final = 64
+"""The longest original text of a time, in characters, that a flag quotes: the size of an audit entry is bounded."""
 _INT64: Final = 2**63 - 1
 _TOP_KEYS: Final = (
     "contract", "version", "title", "description", "id", "time", "ingest_time", "subject", "unknown_fields", "field",
@@ -109,32 +111,26 @@ class Contract:
 
 
 def compile_contract(text: bytes, file: str) -> Contract:
-    """Compile the contract file `text`. Raises ConfigError naming file, line, key and what is allowed."""
+    """Compile the contract file `text`. Raises ConfigError naming file, line, column, key and what is allowed."""
     source = TomlSource(text, file)
-    data = source.data
-    source.refuse_unknown((), data, _TOP_KEYS)
-    name = source.get((), data, "contract", str)
-    version = source.get((), data, "version", int)
-    unknown = source.get((), data, "unknown_fields", str, "refuse")
-    if unknown not in ("refuse", "ignore"):
-        raise source.error(("unknown_fields",), f"{unknown!r} is not allowed", hint="allowed: refuse, ignore")
-    tables = source.get((), data, "field", dict)
+    top = Table(source, (), source.data)
+    top.only(_TOP_KEYS)
+    name = top.take("contract", str)
+    version = top.take("version", int)
+    unknown = top.one_of("unknown_fields", ("refuse", "ignore"), "refuse")
+    tables = top.take("field", dict)
     if not tables:
-        raise source.error(
-            ("field",), "declares no field", hint="add a line such as: amount = { type = 'money', scale = 2 }"
-        )
+        raise top.error("field", "declares no field", hint="add a line such as: amount = { type = 'money', scale = 2 }")
     fields = tuple(_field(source, key, value) for key, value in tables.items())
     by_name = {field.name: field for field in fields}
 
     def role(key: str, kinds: tuple[str, ...]) -> str:
-        target: str = source.get((), data, key, str)
+        target: str = top.take(key, str)
         if target not in by_name:
-            raise source.error((key,), f"names no declared field: {target!r}", hint=f"declared: {', '.join(by_name)}")
+            raise top.error(key, f"names no declared field: {target!r}", hint=nearest(target, by_name))
         field = by_name[target]
         if field.kind not in kinds or not field.required:
-            raise source.error(
-                (key,), f"{target} must be a required {' or '.join(kinds)} field", hint="change its type"
-            )
+            raise top.error(key, f"{target} must be a required {' or '.join(kinds)} field", hint="change its type")
         # ids and subjects are embedded in audit entries, whose size is bounded
         if field.kind == "string" and not (field.min_length >= 1 and (field.max_length or 0) <= MAX_ID_LENGTH):
             raise source.error(
@@ -146,9 +142,9 @@ def compile_contract(text: bytes, file: str) -> Contract:
 
     id_field, time_field = role("id", ("string",)), role("time", ("timestamp",))
     subject_field = role("subject", ("string",))
-    ingest_field = role("ingest_time", ("timestamp",)) if "ingest_time" in data else None
+    ingest_field = role("ingest_time", ("timestamp",)) if "ingest_time" in top.data else None
     if ingest_field == time_field:
-        raise source.error(("ingest_time",), f"is the same field as time: {time_field}", hint="leave ingest_time out")
+        raise top.error("ingest_time", f"is the same field as time: {time_field}", hint="leave ingest_time out")
     event_type = msgspec.defstruct(
         "Event",
         [_member(field) for field in sorted(fields, key=lambda field: not field.required)],
@@ -184,84 +180,77 @@ def compile_contract(text: bytes, file: str) -> Contract:
     )
 
 
-def _field(source: TomlSource, name: str, table: object) -> Field:
+def _field(source: TomlSource, name: str, data: object) -> Field:
     path = ("field", name)
     if not name.isidentifier() or keyword.iskeyword(name) or name.startswith("_") or name == "p":
         raise source.error(
-            path, "is not a usable field name", hint="use letters, digits and _, not p, not a Python keyword"
+            path, "is not a usable field name", hint="use letters, digits and _, not p, not a Python keyword", key=True
         )
-    if not isinstance(table, dict):
-        raise source.error(path, "must be a table", hint="for example { type = 'string', max_length = 64 }")
-    kind = source.get(path, table, "type", str)
-    if kind not in KINDS:
-        raise source.error((*path, "type"), f"{kind!r} is not a field type", hint=f"allowed: {', '.join(KINDS)}")
-    source.refuse_unknown(path, table, (*_COMMON, *_KEYS_OF[kind]))
-    required = source.get(path, table, "required", bool, True)
-    scale = source.get(path, table, "scale", int, 2) if kind == "money" else 0
+    table = Table(source, path, data, hint="for example { type = 'string', max_length = 64 }")
+    kind = table.one_of("type", KINDS)
+    table.only((*_COMMON, *_KEYS_OF[kind]))
+    required = table.take("required", bool, default=True)
+    scale = table.take("scale", int, 2) if kind == "money" else 0
     if not 0 <= scale <= MAX_SCALE:
-        raise source.error((*path, "scale"), f"{scale} decimals are not supported", hint=f"allowed: 0 to {MAX_SCALE}")
+        raise table.error("scale", f"{scale} decimals are not supported", hint=f"allowed: 0 to {MAX_SCALE}")
     for one, other in (("above", "at_least"), ("below", "at_most")):
-        if one in table and other in table:
-            raise source.error((*path, other), f"cannot stand beside {one}", hint="keep one of the two")
-    bounds = {key: _bound(source, path, table, key, kind, scale) for key in ("above", "at_least", "below", "at_most")}
-    values = _values(source, path, table) if kind == "enum" else ()
+        if one in table.data and other in table.data:
+            raise table.error(other, f"cannot stand beside {one}", hint="keep one of the two", key=True)
+    bounds = {key: _bound(table, key, kind, scale) for key in ("above", "at_least", "below", "at_most")}
+    values = _values(table) if kind == "enum" else ()
     if kind == "money":
         if bounds["below"] is None and bounds["at_most"] is None:
             bounds["at_most"] = MAX_MINOR_UNITS
         if bounds["above"] is None and bounds["at_least"] is None:
             bounds["at_least"] = -MAX_MINOR_UNITS
-    min_length = source.get(path, table, "min_length", int, 0) if kind == "string" else 0
-    max_length = source.get(path, table, "max_length", int, 65_535) if kind == "string" else None
+    min_length = table.take("min_length", int, 0) if kind == "string" else 0
+    max_length = table.take("max_length", int, 65_535) if kind == "string" else None
     if kind == "string" and max_length is not None and not 0 <= min_length <= max_length:
         raise source.error(path, "min_length is above max_length", hint="swap them")
     field = Field(
         name=name, kind=kind, required=required, scale=scale, values=values,
         min_length=min_length, max_length=max_length, **bounds,
     )  # fmt: skip
-    return _with_default(source, path, table, field)
+    return _with_default(table, field)
 
 
-def _with_default(source: TomlSource, path: tuple[str, ...], table: dict[str, Any], field: Field) -> Field:
-    if "default" not in table:
+def _with_default(table: Table, field: Field) -> Field:
+    if "default" not in table.data:
         return field
     if field.required:
-        raise source.error((*path, "default"), "a required field has no default", hint="add required = false")
-    value = table["default"]
+        raise table.error("default", "a required field has no default", hint="add required = false", key=True)
+    value = table.data["default"]
     if field.kind in ("money", "timestamp"):
-        raise source.error(
-            (*path, "default"), f"a {field.kind} has no default", hint="leave it out: absent stays unknown"
+        raise table.error(
+            "default", f"a {field.kind} has no default", hint="leave it out: absent stays unknown", key=True
         )
     try:
         msgspec.convert(value, _type_of(field))
     except msgspec.ValidationError as error:
-        raise source.error((*path, "default"), str(error), hint="give a value the field itself would accept") from error
+        raise table.error("default", str(error), hint="give a value the field itself would accept") from error
     return msgspec.structs.replace(field, default=value)
 
 
-def _bound(
-    source: TomlSource, path: tuple[str, ...], table: dict[str, Any], key: str, kind: str, scale: int
-) -> int | None:
-    if key not in table:
+def _bound(table: Table, key: str, kind: str, scale: int) -> int | None:
+    if key not in table.data:
         return None
-    value = table[key]
+    value = table.data[key]
     try:
         if isinstance(value, bool) or not isinstance(value, int | str):
             raise InvalidOperation
         units = Decimal(value).scaleb(scale)
     except ArithmeticError:  # no number at all, or one beyond what Decimal can scale
         hint = "write money as text, for example '1000000.00'" if kind == "money" else "write a whole number"
-        raise source.error((*path, key), f"{value!r} is not an amount", hint=hint) from None
+        raise table.error(key, f"{value!r} is not an amount", hint=hint) from None
     if units != units.to_integral_value() or abs(units) > (MAX_MINOR_UNITS if kind == "money" else _INT64):
-        raise source.error(
-            (*path, key), f"{value!r} is out of range", hint=f"at most {scale} decimals and 10^15 minor units"
-        )
+        raise table.error(key, f"{value!r} is out of range", hint=f"at most {scale} decimals and 10^15 minor units")
     return int(units)
 
 
-def _values(source: TomlSource, path: tuple[str, ...], table: dict[str, Any]) -> tuple[str, ...]:
-    values = source.get(path, table, "values", list)
+def _values(table: Table) -> tuple[str, ...]:
+    values = table.take("values", list)
     if not values or not all(isinstance(value, str) and value for value in values) or len(set(values)) != len(values):
-        raise source.error((*path, "values"), "must be distinct, non-empty texts", hint="for example ['web', 'mobile']")
+        raise table.error("values", "must be distinct, non-empty texts", hint="for example ['web', 'mobile']")
     return tuple(values)
 
 

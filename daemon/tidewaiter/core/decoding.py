@@ -31,6 +31,7 @@ _OPENING, _CLOSING = b"[{", b"]}"
 _BRACE, _CLOSING_BRACE = set(b"{"), set(b"}")
 _first_byte, _last_byte = itemgetter(0), itemgetter(-1)
 _any_json: Final = msgspec.json.Decoder(msgspec.Raw)
+UNDECLARED: Final = "field not declared by the contract"
 _AT_FIELD: Final = re.compile(r" - at `(?:key in )?\$\.?([^`]*)`$")
 
 
@@ -152,7 +153,7 @@ def _contract_fault(contract: Contract, message: str) -> LineFault:
     field = at[1].split(".")[0].split("[")[0] if at else ""
     if message.startswith("Object contains unknown field"):
         unknown = message.split("`")[1] if "`" in message else ""
-        return LineFault("contract", "field not declared by the contract", unknown[:64])
+        return LineFault("contract", UNDECLARED, unknown[:64])
     if message.startswith("Object missing required field"):
         missing = message.split("`")[1] if "`" in message else ""
         return LineFault("contract", "required field is missing", missing)

@@ -22,6 +22,7 @@ import msgspec
 from msgspec import Struct
 
 from tidewaiter.core.audit import Counts, Halt
+from tidewaiter.core.contract import QUOTED_TIME_LENGTH
 from tidewaiter.core.decoding import BOM, LineFault, cut_lines, decode_block
 from tidewaiter.core.framing import PREVIEW_BYTES, Block, LongLine
 from tidewaiter.core.screening import Policy, Screening
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
 ENGINE: Final = "tidewaiter-engine/1"
 """The evaluation's version: changed whenever the same bytes under the same decisions could give other flags."""
 ENGINE_DIGEST: Final = hashlib.sha256(ENGINE.encode()).hexdigest()
-QUOTED_TIME_LENGTH: Final = 64
-"""The longest original text of a time, in characters, that a flag quotes: the size of an audit entry is bounded."""
 
 
 class Evaluation(Struct, gc=False):

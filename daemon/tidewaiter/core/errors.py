@@ -1,4 +1,4 @@
-"""The errors a user can meet, named by whose fault they are, each with the exit code of DESIGN section 1.
+"""The errors a user can meet, named by whose fault they are, each with its exit code (daemon/README.md).
 
 Owns: the exception classes and the exit codes. Leaves to the neighbours: `shell.commands` prints them as one line and
 turns them into the exit status; everything else only raises them.

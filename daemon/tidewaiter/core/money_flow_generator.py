@@ -158,7 +158,7 @@ def last_event(tail: bytes, generator: MoneyFlowGenerator) -> LastEvent:
     for line in tail.split(b"\n"):
         try:
             event = _TAIL_DECODER.decode(line)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, UnicodeDecodeError):
             continue
         own = number_of(event.event_id)
         if own is not None and (number is None or own > number) and generator.event_id(own) == event.event_id:

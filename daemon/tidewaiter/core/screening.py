@@ -293,11 +293,12 @@ def exact_minor_units(value: float, scale: int) -> int | None:
     return units if units / 10**scale == value else None
 
 
-def _exact_column(field: Field, values: list[Any]) -> Sequence[int] | None:
-    """Return the column in minor units, or None if any value is absent or not exact (then judged singly)."""
-    if not field.required and None in values:
-        return None
+def _exact_column(field: Field, values: list[Any]) -> Sequence[int | None] | None:
+    """Return the column in minor units, or None if any value is not exact (then judged singly)."""
     factor = 10**field.scale
+    if not field.required and None in values:
+        sparse = [None if value is None else round(value * factor) for value in values]
+        return sparse if [None if unit is None else unit / factor for unit in sparse] == values else None
     if field.may_be_negative:
         units = [round(value * factor) for value in values]
     else:

@@ -25,6 +25,7 @@ RefusalKind: TypeAlias = Literal["truncated", "rewritten", "copytruncate", "corr
 
 _NAMED_AT_MOST: Final = 5
 _GAP_HINT: Final = "restore the file, or record the decision to go on without it: tidewaiter skip"
+"""Like every hint of a halt it ends in the command, which `StreamHalt.at` completes."""
 
 
 class StreamHalt(SourceHalt):
@@ -48,6 +49,11 @@ class StreamHalt(SourceHalt):
         self.kind: HaltKind = kind
         self.evidence: Evidence = {"kind": kind, **evidence}
         self.accepted = accepted
+
+    def at(self, position: int) -> None:
+        """Complete the command in the hint: the stream halted with everything before global offset `position` done."""
+        if self.hint.endswith("tidewaiter skip"):
+            self.hint += f" --position {position} --reason … --actor …"
 
 
 class StreamRefusal(IntegrityRefusal):

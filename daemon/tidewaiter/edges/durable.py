@@ -1,7 +1,8 @@
-"""The only module that writes the state directory, and the only caller of fsync, fdatasync, replace and truncate.
+"""The only module that writes what must survive a crash, and the only caller of fsync, fdatasync, replace and truncate.
 
 Owns: the handful of write-like system calls, and what their failures mean. Leaves to `edges.journal` the order in
-which they are made, and to `core.recovery` what may be on the disk after a crash.
+which they are made, and to `edges.recovery` what may be on the disk after a crash. Two places in the state directory
+are written by others, because nothing there is ever read back: ``log/`` by `edges.logs`, ``lock`` by `edges.lock`.
 
 Rules:
 - A failed fsync or fdatasync is never retried on that descriptor: the kernel has marked the pages clean and a second

@@ -52,6 +52,7 @@ EVENTS: Final[dict[str, str]] = {
     "daemon.stopped": "everything is committed and closed; carries the exit status",
     "daemon.failed": "an error ended the daemon; carries its message and the exit status",
     "recovery.started": "the audit log is read from the last checkpoint on",
+    "recovery.tail_cut": "the rest of an interrupted write was cut from the audit log and kept in audit/torn/",
     "recovery.finished": "state, projections and audit log agree; carries what was replayed, rewritten and cut",
     "segment.opened": "reading of a segment of the stream began or was taken up again",
     "segment.closed": "a segment was closed for good, with its final length",
@@ -168,13 +169,17 @@ def configure(
     level: Level = "info",
     journald: bool | None = None,
     stderr_fd: int = 2,
+    console_skips: frozenset[str] = frozenset(),
+    console_above: Callable[[bytes], bytes] | None = None,
 ) -> Logs:
     """Send log lines of `level` and above to `log_file` and to stderr; may be called again, after closing the former.
 
     `stderr` "auto" means the console renderer on a terminal and JSON otherwise. `journald` says whether JSON lines on
-    stderr get the priority prefix of the journal; None finds out. Call it before other files are opened: it makes sure
-    that descriptors 0 to 2 are taken, so that no file of the daemon can ever be mistaken for stderr. Raises ConfigError
-    where the log file cannot be used; a full disk is no reason.
+    stderr get the priority prefix of the journal; None finds out. The console leaves out events of level info and below
+    that are named in `console_skips`, and passes each line through `console_above` where something is drawn below it.
+    Call it before other files are opened: it makes sure that descriptors 0 to 2 are taken, so that no file of the
+    daemon can ever be mistaken for stderr. Raises ConfigError where the log file cannot be used; a full disk is no
+    reason.
     """
     _fill_standard_descriptors()
     sinks: list[Sink] = []
@@ -183,7 +188,11 @@ def configure(
     if stderr != "none":
         console = stderr == "console" or (stderr == "auto" and os.isatty(stderr_fd))
         prefix = under_journald(stderr_fd) if journald is None else journald
-        sinks.append(StreamSink(stderr_fd, console=console, prefix=prefix and not console))
+        sinks.append(
+            StreamSink(
+                stderr_fd, console=console, prefix=prefix and not console, skips=console_skips, above=console_above
+            )
+        )
     logs = Logs(sinks)
     structlog.configure(
         processors=[logs._process],  # noqa: SLF001 - private to this module
@@ -351,10 +360,23 @@ class FileSink:
 class StreamSink:
     """Writes to stderr, be it a terminal, a pipe or the journal's socket, and never waits for its reader."""
 
-    def __init__(self, fd: int, *, console: bool, prefix: bool) -> None:
-        """Use a duplicate of `fd`; `console` chooses text for people, `prefix` the journal's priorities."""
+    def __init__(
+        self,
+        fd: int,
+        *,
+        console: bool,
+        prefix: bool,
+        skips: frozenset[str] = frozenset(),
+        above: Callable[[bytes], bytes] | None = None,
+    ) -> None:
+        """Use a duplicate of `fd`; `console` chooses text for people, `prefix` the journal's priorities.
+
+        `skips` and `above` are for the console alone: see `configure`.
+        """
         self.dropped = 0
         self._prefix = prefix
+        self._skips = skips
+        self._above = above
         self._torn = False
         self._poll = select.poll()
         self._render = _console(colors=os.isatty(fd) and not os.environ.get("NO_COLOR")) if console else None
@@ -368,7 +390,11 @@ class StreamSink:
         """See Sink."""
         try:
             if self._render is not None:
+                if entry.get("event") in self._skips and entry.get("level") in ("debug", "info"):
+                    return
                 line = self._render(entry)
+                if self._above is not None:
+                    line = self._above(line)
             elif self._prefix:
                 line = _PRIORITY.get(str(entry.get("level")), b"<6>") + line
             if not self._send(b"\n" + line if self._torn else line):

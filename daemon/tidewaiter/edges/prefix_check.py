@@ -28,7 +28,7 @@ _HINT: Final = "restore the state directory from a back-up; it was changed after
 _COMPARED_BYTES: Final = 1 << 20
 _MARKERS: Final = {name: f',"action":"{action}","record":'.encode() for name, action in audit.PROJECTIONS.items()}
 _COMMITTED: Final = f',"action":"{audit.BATCH_COMMITTED}",'.encode()
-_MARKER_WITHIN: Final = 512
+_MARKER_WITHIN: Final = 2048  # room for the name of an actor
 _ATTEMPTS: Final = 3
 _batch: Final = msgspec.json.Decoder(BatchCommitted)
 

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from tidewaiter.core import audit
-from tidewaiter.core.audit import ProjectionSealed, read_head, record_of, running_hash
+from tidewaiter.core.audit import Decision, ProjectionSealed, read_head, record_of, running_hash
 from tidewaiter.core.errors import IntegrityRefusal
 from tidewaiter.core.ledger import EMPTY_MARK, AuditMark, Checkpoint, Ledger, decode_checkpoint, units
 from tidewaiter.edges.projections import open_part, read_range
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from tidewaiter.edges.durable import Disk
 
 _sealed: Final = msgspec.json.Decoder(ProjectionSealed)
+_decision: Final = msgspec.json.Decoder(Decision)
 _RESTORE: Final = "restore the state directory from a back-up; nothing was changed"
 
 
@@ -44,15 +45,15 @@ _RESTORE: Final = "restore the state directory from a back-up; nothing was chang
 class Recovered:
     """What a start found. `mark` is None for a new state directory.
 
-    `batches` are the batch.committed behind `snapshot` (behind the beginning where it is None), in order, each with the
-    ledger's decisions at that time: the range that has to be replayed. `checked_from` is the audit mark back to which
+    `timeline` are the batch.committed and the decisions about what governs behind `snapshot` (behind the beginning
+    where it is None), in order: what has to be replayed. `checked_from` is the audit mark back to which
     the log was verified (None: from the beginning). `notes` are things worth an audit entry of their own.
     """
 
     ledger: Ledger
     mark: AuditMark | None
     snapshot: Snapshot | None = None
-    batches: list[BatchCommitted] = field(default_factory=list)
+    timeline: list[BatchCommitted | Decision] = field(default_factory=list)
     checked_from: AuditMark | None = None
     notes: list[tuple[str, dict[str, str | int]]] = field(default_factory=list)
 
@@ -107,7 +108,7 @@ def recover(disk: Disk, state: Path) -> Recovered:
             recovered.snapshot = snapshot
             break
     after = recovered.snapshot.header.audit.index if recovered.snapshot is not None else 0
-    recovered.batches = [batch for index, batch in reading.batches if index >= after]
+    recovered.timeline = [step for index, step in reading.timeline if index >= after]
     _restore_projections(disk, state, reading, oldest)
     return recovered
 
@@ -161,8 +162,10 @@ class _Reading:
         self.ledger = msgspec.convert(msgspec.to_builtins(base.header.ledger), Ledger) if base is not None else Ledger()
         self.mark: AuditMark | None = base.header.audit if base is not None else None
         self.batches: list[tuple[int, BatchCommitted]] = []
+        self.timeline: list[tuple[int, BatchCommitted | Decision]] = []
         self.last_unit: list[tuple[str, bytes]] = []
         self.sealed_last: ProjectionSealed | None = None
+        self.closed_last = False
         self.tail_error = ""
         self.met_checkpoint = False
         self._segments = segments
@@ -194,23 +197,30 @@ class _Reading:
                 self.ledger.apply(unit)
                 if self.ledger.commit is not None and unit.entries[-1][0] == audit.BATCH_COMMITTED:
                     self.batches.append((unit.index - 1, self.ledger.commit))
+                    self.timeline.append(self.batches[-1])
                     self.last_unit = unit.entries
+                elif unit.entries[-1][0] == audit.DECISION_RECORDED:
+                    decision = _decision.decode(unit.entries[-1][1])
+                    if decision.decisions is not None:
+                        self.timeline.append((unit.index - 1, decision))
                 action, line = unit.entries[-1]
                 self.sealed_last = _sealed.decode(line) if action == audit.PROJECTION_SEALED else None
+                self.closed_last = action == audit.RUN_ENDED
                 offset += unit.size
                 self.mark = AuditMark(path.name, offset, unit.index, unit.head)
                 self._meet(self.mark)
         self.segment_ends[path.name] = offset
         if offset == size:
             return
-        self.tail_error = f"entry {self.ledger.index} is incomplete or does not continue the chain"
         rest = path.read_bytes()[offset:]
+        broken, index, head = _break(rest, self.ledger.index, self.ledger.head)
+        self.tail_error = f"entry {index} is incomplete or does not continue the chain"
         checkpoint = self._checkpoint
         covered = checkpoint is not None and checkpoint.audit.segment == path.name and checkpoint.audit.length > offset
         if not is_last or offset == 0 or covered or _terminators(rest) > 1:
             raise IntegrityRefusal(
-                f"{path}: byte {offset}: {self.tail_error}; expected an entry with index {self.ledger.index} and "
-                f"prev {self.ledger.head}; this is not the rest of an interrupted write",
+                f"{path}: byte {offset + broken}: {self.tail_error}; expected an entry with index {index} and prev "
+                f"{head}; this is not the rest of an interrupted write",
                 hint=_RESTORE,
             )
 
@@ -221,11 +231,22 @@ class _Reading:
             return
         if checkpoint.audit != mark and not (base and mark.index > checkpoint.audit.index):
             raise IntegrityRefusal(
-                f"{self.state / 'checkpoint.json'}: does not agree with the audit log at entry "
-                f"{checkpoint.audit.index}: expected {checkpoint.audit.head}, found {mark.head}",
+                f"{self.state / 'audit' / mark.segment}: byte {mark.length}: does not agree with checkpoint.json at "
+                f"entry {checkpoint.audit.index}: expected {checkpoint.audit.head}, found {mark.head}",
                 hint=_RESTORE,
             )
         self.met_checkpoint = True
+
+
+def _break(rest: bytes, index: int, head: str) -> tuple[int, int, str]:
+    """Return where in the tail the chain breaks, and the index and prev that an entry there should have."""
+    at = 0
+    for line in rest.splitlines(keepends=True):
+        entry = read_head(line) if line.endswith(b"\n") else None
+        if entry is None or entry.prev != head or entry.index != index:
+            break
+        at, index, head = at + len(line), index + 1, hashlib.sha256(line).hexdigest()
+    return at, index, head
 
 
 def _terminators(rest: bytes) -> int:
@@ -301,9 +322,9 @@ def _check_projection(state: Path, projection: str, reading: _Reading, base: Sna
     mark = ledger.mark(projection)
     path = open_part(state, projection)
     size = path.stat().st_size if path.exists() else 0
-    if reading.batches:
+    if reading.batches and not reading.closed_last:
         confirmed = ledger.previous.projections.get(projection, EMPTY_MARK).length if ledger.previous is not None else 0
-    else:  # the snapshot that was read from is written only when everything before it is in place
+    else:  # a snapshot is written, and a run closed, only when everything before it is in place
         confirmed = mark.length
     if mark.base + size > mark.length:
         raise IntegrityRefusal(

@@ -294,9 +294,9 @@ class Consumer:
             await self._record(audit.STREAM_HALTED, halt)
         await self._persist(self._journal.write_checkpoint)
         log.error("stream.halted", kind=halt.kind, offset=halt.offset, segment=halt.segment, reason=halt.reason)
+        local = f" (byte {halt.local_offset} of the segment)" if halt.local_offset != halt.offset else ""
         raise SourceHalt(
-            f"{halt.segment}: halted at byte {halt.offset} of the stream (byte {halt.local_offset} of the segment): "
-            f"{halt.kind}: {halt.reason}",
+            f"{halt.segment}: halted at byte {halt.offset} of the stream{local}: {halt.kind}: {halt.reason}",
             hint="change the policy, or leave the line out: "
             f"tidewaiter skip --position {halt.offset} --reason … --actor …",
         )
@@ -307,6 +307,7 @@ class Consumer:
             return
         evidence: dict[str, str | int] = dict(source.evidence)
         offset = self._journal.ledger.global_offset
+        source.at(offset)
         halt = Halt(
             kind=source.kind, offset=offset, length=0, sha256="", reason=source.message,
             segment=str(evidence.get("file", self._name())), local_offset=0, evidence=evidence,

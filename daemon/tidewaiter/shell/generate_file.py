@@ -96,15 +96,16 @@ class Summary:
             f"{count:,} {name}"
             for count, name in (
                 (self.invalid, "invalid"),
-                (self.duplicates, "duplicates"),
+                (self.duplicates, "duplicate" if self.duplicates == 1 else "duplicates"),
                 (self.late, "late"),
-                (self.rotations, "rotations"),
+                (self.rotations, "rotation" if self.rotations == 1 else "rotations"),
             )
             if count
         ]
         pace = f" ({self.events / self.seconds:,.0f} events/s)" if self.seconds > 0 else ""
         origin = f" from event {self.first:,} on" if self.first else ""
-        return f"{self.path}: {self.events:,} events{origin}, {self.bytes:,} bytes in {self.seconds:.1f} s{pace}" + (
+        events = "1 event" if self.events == 1 else f"{self.events:,} events"
+        return f"{self.path}: {events}{origin}, {self.bytes:,} bytes in {self.seconds:.1f} s{pace}" + (
             f"; {', '.join(faults)}" if faults else ""
         )
 

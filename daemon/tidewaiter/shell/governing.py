@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from tidewaiter.core.audit import Decisions
+from tidewaiter.core.audit import UNREADABLE, Decisions
 from tidewaiter.core.contract import Contract, compile_contract
 from tidewaiter.core.engine import ENGINE, ENGINE_DIGEST, Engine
 from tidewaiter.core.errors import ConfigError, IntegrityRefusal
@@ -78,7 +78,7 @@ def from_archive(state: Path, decisions: Decisions) -> Governing:
         contract = compile_contract(archive.load(state, decisions.contract), str(rules / decisions.contract))
         ruleset = load_ruleset(archive.load(state, decisions.ruleset), str(rules / decisions.ruleset), contract)
         policy = msgspec.json.decode(policy_text, type=Policy)
-    except (ConfigError, msgspec.MsgspecError) as error:
+    except (ConfigError, *UNREADABLE) as error:
         raise IntegrityRefusal(
             f"{rules}: what was in force is no longer accepted by this version: {error}",
             hint="run the version that wrote it, or start with --accept-state-loss",

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING
 
-from tidewaiter.core.audit import BatchCommitted, Decisions, running_hash
+from tidewaiter.core.audit import BatchCommitted, Decision, Decisions, ProjectionMark, running_hash
 from tidewaiter.core.errors import IntegrityRefusal
 from tidewaiter.core.framing import Framer
 from tidewaiter.core.ledger import EMPTY_MARK
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from tidewaiter.edges.stream import Stream
 
 CHUNK_BYTES = 1 << 20
+_STATE_LOSS = "state_loss"
 WAYS_OUT = (
     "run the version that wrote the state, restore the missing segment, or start with --accept-state-loss "
     "(recorded; the rules then begin with empty memory)"
@@ -40,44 +41,53 @@ async def rebuild(
     `governing` is used where it is what was in force; `alive` is called with the global offset as the replay goes on.
     Raises IntegrityRefusal where the input differs, is gone, or gives other flags.
     """
-    snapshot = recovered.snapshot
-    in_force = _decisions_at_start(recovered, snapshot)
+    timeline, snapshot, flags = recovered.timeline, recovered.snapshot, EMPTY_MARK
+    if snapshot is not None:
+        flags = snapshot.header.ledger.mark("flags")
+    losses = [at for at, step in enumerate(timeline) if isinstance(step, Decision) and step.decision == _STATE_LOSS]
+    if losses:  # what was committed before is accepted as it is, and nothing in memory comes from it
+        before, timeline, snapshot = timeline[: losses[-1]], timeline[losses[-1] :], None
+        flags = next((_flags_behind(step) for step in reversed(before) if isinstance(step, BatchCommitted)), flags)
+    in_force = _decisions_at_start(recovered, timeline, snapshot)
     if in_force is None:
         return governing.engine(), governing
     current = _governing(in_force, governing, state)
     engine = current.engine()
-    flags = EMPTY_MARK
     if snapshot is not None:
         snapshot.load_into(engine)
-        flags = snapshot.header.ledger.mark("flags")
-    for batch in recovered.batches:
-        if _rules_of(batch.decisions) != _rules_of(in_force):
-            in_force = batch.decisions
-            current = _governing(in_force, governing, state)
-            engine, _ = engine.successor(current.contract, current.ruleset, current.policy)
-        if batch.cause == "batch":
-            digest = await _replay(engine, batch, stream, flags.sha256)
-            mark = batch.projections.get("flags", EMPTY_MARK)
-            if digest != mark.sha256:
+    for step in timeline:
+        if isinstance(step, Decision):
+            # one by one, also where nothing was evaluated between two: what is new each time begins empty
+            if step.decisions is not None and _rules_of(step.decisions) != _rules_of(in_force):
+                in_force = step.decisions
+                current = _governing(in_force, governing, state)
+                engine, _ = engine.successor(current.contract, current.ruleset, current.policy)
+            continue
+        if step.cause == "batch":
+            digest = await _replay(engine, step, stream, flags.sha256)
+            expected = _flags_behind(step).sha256
+            if digest != expected:
                 raise IntegrityRefusal(
-                    f"replay of the stream up to byte {batch.offset} gives other flags than were committed: expected "
-                    f"running hash {mark.sha256}, found {digest}",
+                    f"replay of the stream up to byte {step.offset} gives other flags than were committed: expected "
+                    f"running hash {expected}, found {digest}",
                     hint=WAYS_OUT,
                 )
-        flags = batch.projections.get("flags", EMPTY_MARK)
-        alive(batch.offset)
-    last = recovered.ledger.decisions
-    if last is not None and _rules_of(last) != _rules_of(in_force):  # decided, and nothing was evaluated under it yet
-        current = _governing(last, governing, state)
-        engine, _ = engine.successor(current.contract, current.ruleset, current.policy)
+        flags = _flags_behind(step)
+        alive(step.offset)
     return engine, current
 
 
-def _decisions_at_start(recovered: Recovered, snapshot: Snapshot | None) -> Decisions | None:
+def _flags_behind(batch: BatchCommitted) -> ProjectionMark:
+    return batch.projections.get("flags", EMPTY_MARK)
+
+
+def _decisions_at_start(
+    recovered: Recovered, timeline: list[BatchCommitted | Decision], snapshot: Snapshot | None
+) -> Decisions | None:
     if snapshot is not None and snapshot.header.ledger.decisions is not None:
         return snapshot.header.ledger.decisions
-    # the snapshot before the first decision, or none: nothing was evaluated before the first batch there is
-    return recovered.batches[0].decisions if recovered.batches else recovered.ledger.decisions
+    # the snapshot before the first decision, or none: nothing was evaluated before what comes first here
+    return next((step.decisions for step in timeline if step.decisions is not None), recovered.ledger.decisions)
 
 
 def _rules_of(decisions: Decisions) -> tuple[str, str, str]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from tidewaiter.core.decoding import UNDECLARED
 from tidewaiter.core.engine import Evaluation, Rejection
 from tidewaiter.edges.logs import get_logger
 
@@ -37,6 +38,7 @@ class Reporter:
         self._once = once
         self._first, self._began = ledger.totals, now
         self._last, self._last_at = ledger.totals, now
+        self._rate = 0.0
         self._last_data = now
 
     def data_arrived(self) -> bool:
@@ -66,19 +68,24 @@ class Reporter:
         rejected = [record for projection, record in evaluation.records if projection == "rejections"]
         for record in rejected[:_LOGGED_REJECTIONS]:
             line = _rejection.decode(record)
-            log.warning("event.rejected", offset=line.offset, kind=line.kind, reason=line.reason, field=line.field)
+            # a field that the contract does not know is the stream's own text, and stays out of the log
+            field = {"field": line.field} if line.reason != UNDECLARED else {}
+            log.warning("event.rejected", offset=line.offset, kind=line.kind, reason=line.reason, **field)
         if len(rejected) > _LOGGED_REJECTIONS:
             log.warning("event.rejected", more=len(rejected) - _LOGGED_REJECTIONS)
 
     def summarise(self, ledger: Ledger, lag_bytes: int, *, now: bool = False) -> None:
-        """Once a second (or `now`): STATUS, the progress display, and a log line if events flowed."""
+        """Once a second (or `now`) STATUS, and a log line if events flowed; the progress display each time."""
         seconds = time.monotonic() - self._last_at
-        if seconds < 1.0 and not now:
-            return
+        if seconds >= 1.0 or now:
+            self._summarise(ledger, lag_bytes, seconds)
+        self._show(ledger, lag_bytes)
+
+    def _summarise(self, ledger: Ledger, lag_bytes: int, seconds: float) -> None:
         totals, before = ledger.totals, self._last
         self._last, self._last_at = totals, time.monotonic()
         events = totals.events_read - before.events_read
-        rate = events / max(seconds, 1e-6)
+        rate = self._rate = events / max(seconds, 1e-6)
         position = ledger.global_offset
         if not self.silent:
             self._services.status(
@@ -89,9 +96,11 @@ class Reporter:
                 "progress", position=position, lag_bytes=lag_bytes, events_per_s=round(rate, 1),
                 flags=totals.flags - before.flags, rejected=totals.rejected - before.rejected,
             )  # fmt: skip
-        first = self._first
+
+    def _show(self, ledger: Ledger, lag_bytes: int) -> None:
+        totals, first, position, rate = ledger.totals, self._first, ledger.global_offset, self._rate
         if self._once:  # a bar shows the speed of the whole run
-            rate = (totals.events_read - first.events_read) / max(self._last_at - self._began, 1e-6)
+            rate = (totals.events_read - first.events_read) / max(time.monotonic() - self._began, 1e-6)
         self._progress.update(
             position=position,
             total_bytes=position + lag_bytes if self._once else None,

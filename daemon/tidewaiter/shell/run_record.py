@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec import Struct
 
+from tidewaiter.core.audit import UNREADABLE
 from tidewaiter.core.errors import DurabilityError
 
 if TYPE_CHECKING:
@@ -93,6 +94,7 @@ def validation_report(log: RunLog, ledger: Ledger, before: Counts, policy: Polic
         "counts": {
             "events_read": t.events_read - b.events_read,
             "events_valid": t.evaluated - b.evaluated,
+            "events_rejected": t.rejected - b.rejected,
             "json_parse_failures": t.json + t.framing - b.json - b.framing,
             "contract_failures": t.contract - b.contract,
             "duplicate_failures": t.duplicate - b.duplicate,
@@ -116,7 +118,7 @@ def close_crashed_runs(disk: Disk, state: Path, ended_at: str) -> list[str]:
     for path in sorted((state / "runs").glob("run_*.json")):
         try:
             log = msgspec.json.decode(path.read_bytes(), type=RunLog)
-        except msgspec.MsgspecError:
+        except UNREADABLE:
             continue  # not ours, or torn by hand; a record for people is no reason to refuse
         if log.status != "running":
             continue

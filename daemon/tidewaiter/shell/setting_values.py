@@ -1,19 +1,20 @@
 """Typed reading of settings: one section of the configuration file, key by key, and numbers with units.
 
 Owns: the converters from TOML values to numbers (durations to integer microseconds, sizes to bytes) and `Section`.
-Leaves to `core.toml_source` parsing and finding lines, and to `shell.settings` which sections and keys there are.
+Leaves to `core.toml_source` parsing and finding places, and to `shell.settings` which sections and keys there are.
 
 Invariant: every key of a section was either taken or is an error; a misspelt setting never falls back to its default.
 """
 
 from __future__ import annotations
 
-import difflib
 import re
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from tidewaiter.core.toml_source import Table, kind_of, nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from tidewaiter.core.errors import ConfigError
     from tidewaiter.core.toml_source import TomlSource
@@ -47,48 +48,27 @@ class Section:
 
     def __init__(self, source: TomlSource, name: str) -> None:
         """Open the table `name`, empty where the file has none. Raises ConfigError where it is no table."""
-        self.source = source
-        self.name = name
         self.present = name in source.data
-        table = source.data.get(name, {})
-        if not isinstance(table, dict):
-            raise source.error((name,), f"must be a section, not {kind_of(table)}", hint=f"write [{name}]")
-        self._table: dict[str, Any] = table
+        self._table = Table(source, (name,), source.data.get(name, {}), noun="a section", hint=f"write [{name}]")
         self._known: list[str] = []
 
     def take(self, key: str, convert: Callable[[object], T], default: T) -> T:
         """Return the converted value of `key`, or `default`. Raises ConfigError naming what is allowed."""
         self._known.append(key)
-        if key not in self._table:
+        if key not in self._table.data:
             return default
         try:
-            return convert(self._table[key])
+            return convert(self._table.data[key])
         except BadValue as bad:
             raise self.error(key, bad.what, bad.allowed) from bad
 
     def error(self, key: str, what: str, hint: str) -> ConfigError:
         """Return a ConfigError about `key` of this section."""
-        return self.source.error((self.name, key), what, hint=hint)
+        return self._table.error(key, what, hint=hint)
 
     def finish(self) -> None:
         """Raise ConfigError for the first key that nobody took, naming the nearest known one."""
-        for key in self._table:
-            if key not in self._known:
-                raise self.error(key, "unknown key", nearest(key, self._known, f"allowed: {', '.join(self._known)}"))
-
-
-def nearest(name: str, allowed: Iterable[str], otherwise: str) -> str:
-    """Return ``did you mean "x"?`` where a close name exists, followed by `otherwise`: what is allowed."""
-    close = difflib.get_close_matches(name.lower(), list(allowed), n=1)
-    return f'did you mean "{close[0]}"? {otherwise}' if close else otherwise
-
-
-def kind_of(value: object) -> str:
-    """Return the TOML word for a value's type, with its article."""
-    if isinstance(value, bool):
-        return "a boolean"
-    words = {str: "a string", int: "an integer", float: "a number", list: "an array", dict: "a table"}
-    return next((word for kind, word in words.items() if isinstance(value, kind)), "a date or time")
+        self._table.only(self._known, quote='"')
 
 
 # -- converters --------------------------------------------------------------------------------------------------
@@ -111,7 +91,7 @@ def choice(*allowed: str) -> Callable[[object], str]:
         if not isinstance(value, str):
             raise BadValue(f"must be a string, not {kind_of(value)}", listing)
         if value not in allowed:
-            raise BadValue(f'unknown value "{value}"', nearest(value, allowed, listing))
+            raise BadValue(f'unknown value "{value}"', nearest(value, allowed, quote='"', listing=listing))
         return value
 
     return convert

@@ -46,6 +46,12 @@ class Progress(Protocol):
     ) -> None:
         """Show these figures: bytes of the stream (`total_bytes` where its end is known), counts, events per second."""
 
+    def above(self, line: bytes) -> bytes:
+        """Return what must be written for `line` to stand above what is drawn; may be called from any thread."""
+
+    def ended(self, *, position: int, events: int, flags: int, rejected: int, flags_file: str) -> None:
+        """Take the figures of the whole run, which `close` shows last."""
+
     def close(self) -> None:
         """Leave the terminal as it was; may be called more than once."""
 
@@ -64,6 +70,13 @@ class NoProgress:
         rejected: int,
         lag_bytes: int,
     ) -> None:
+        """Show nothing."""
+
+    def above(self, line: bytes) -> bytes:
+        """Return `line`: nothing is drawn."""
+        return line
+
+    def ended(self, *, position: int, events: int, flags: int, rejected: int, flags_file: str) -> None:
         """Show nothing."""
 
     def close(self) -> None:

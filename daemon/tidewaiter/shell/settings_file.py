@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Final
 from tidewaiter.core.errors import ConfigError
 from tidewaiter.core.money_flow_generator import MAX_USERS, PROFILES
 from tidewaiter.core.screening import Policy
-from tidewaiter.core.toml_source import TomlSource
-from tidewaiter.shell.setting_values import BadValue, Section, choice, duration, integer, nearest, number, size, text
+from tidewaiter.core.toml_source import TomlSource, nearest
+from tidewaiter.shell.setting_values import BadValue, Section, choice, duration, integer, number, size, text
 from tidewaiter.shell.settings import LogPart, Overrides, ProducerPart, Settings, StatePart, StreamPart
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def load_settings(
 
     `file` None means config/tidewaiter.toml under the current directory, or no file where that does not exist and the
     command line names stream, contract and rules itself. `need_files` False: contract and rules need not exist, and are
-    the null device where nobody names them. Raises ConfigError with file, line, key and what is allowed.
+    the null device where nobody names them. Raises ConfigError with file, line, column, key and what is allowed.
     """
     directory = Path.cwd() if directory is None else directory
     chosen = _choose_file(file, overrides, directory)
@@ -195,10 +195,8 @@ class _Loader:
         section.finish()
         if override is not None:
             path = _absolute(self.directory, override)
-            place = f"--{name}"
         elif file_text is not None:
             path = self._resolve(file_text)
-            place = f"{self.source.file}:{self.source.line(name, 'file')}: {name}.file"
         elif not self.need_files:
             return Path(os.devnull)
         else:
@@ -208,12 +206,16 @@ class _Loader:
             )
         if not self.need_files:
             return path
+        what, hint = "", f"name the {name} file"
         if not path.is_file():
-            why = "is a directory" if path.is_dir() else "does not exist"
-            raise ConfigError(f"{place}: {path} {why}", hint=f"name the {name} file")
-        if not os.access(path, os.R_OK):
-            raise ConfigError(f"{place}: {path} cannot be read", hint="check its permissions")
-        return path
+            what = f"{path} {'is a directory' if path.is_dir() else 'does not exist'}"
+        elif not os.access(path, os.R_OK):
+            what, hint = f"{path} cannot be read", "check its permissions"
+        if not what:
+            return path
+        if override is not None:
+            raise ConfigError(f"--{name}: {what}", hint=hint)
+        raise section.error("file", what, hint)
 
     def _producer(self, stream: StreamPart) -> ProducerPart | None:
         section = Section(self.source, "producer")
@@ -306,7 +308,8 @@ def _refuse_unknown_sections(source: TomlSource) -> None:
     for name, value in source.data.items():
         if name not in SECTIONS:
             what = "unknown section" if isinstance(value, dict) else "unknown key outside of any section"
-            raise source.error((name,), what, hint=nearest(name, SECTIONS, f"sections: {', '.join(SECTIONS)}"))
+            hint = nearest(name, SECTIONS, quote='"', listing=f"sections: {', '.join(SECTIONS)}")
+            raise source.error((name,), what, hint=hint, key=True)
 
 
 def _absolute(base: Path, path: Path) -> Path:

@@ -84,6 +84,8 @@ class Snapshotting:
         self._taken_at_index, self._taken_at_events, self._taken_at = mark.index, ledger.totals.events_read, began
         loop = asyncio.get_running_loop()
         self._writing = loop.run_in_executor(self._thread, self._write, frozen, began, stalled)
+        # what went wrong is raised when it is collected; a daemon that ends before that must not leave it unseen
+        self._writing.add_done_callback(lambda finished: finished.cancelled() or finished.exception())
 
     def _write(self, frozen: Frozen, began: float, stalled: float) -> _Written:
         path = write_snapshot(self._disk, self._state, frozen)

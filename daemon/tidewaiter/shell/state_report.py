@@ -19,7 +19,7 @@ import msgspec
 from msgspec import Struct
 
 from tidewaiter.core import audit
-from tidewaiter.core.audit import Counts, Decisions, Halt, ProjectionMark
+from tidewaiter.core.audit import UNREADABLE, Counts, Decisions, Halt, ProjectionMark
 from tidewaiter.core.errors import ConfigError, IntegrityRefusal
 from tidewaiter.core.ledger import Ledger, decode_checkpoint, units
 from tidewaiter.core.screening import Policy
@@ -223,7 +223,7 @@ def _ledger(state: Path) -> Ledger:
     for unit in units(lines, ledger.index, ledger.head):
         try:
             ledger.apply(unit)
-        except msgspec.MsgspecError:
+        except UNREADABLE:
             break
     return ledger
 
@@ -284,7 +284,7 @@ def _rates(state: Path, now: dt.datetime) -> tuple[Rates, str | None]:
             continue
         try:
             batch = _batch_head.decode(line)
-        except msgspec.MsgspecError:
+        except UNREADABLE:
             continue
         if latest is None:
             latest = batch.timestamp
@@ -348,7 +348,7 @@ def _snapshots(state: Path) -> list[tuple[str, Ledger]]:
                 opening = file.read(len(_SNAPSHOT_MAGIC) + 4)
                 length = int.from_bytes(opening[len(_SNAPSHOT_MAGIC) :], "little")
                 header = _snapshot_head.decode(file.read(min(length, _LARGEST_HEADER)))
-        except (FileNotFoundError, msgspec.MsgspecError):  # replaced by a newer one meanwhile, or damaged
+        except (FileNotFoundError, *UNREADABLE):  # replaced by a newer one meanwhile, or damaged
             continue
         if opening.startswith(_SNAPSHOT_MAGIC):
             found.append((path.name, header.ledger))
@@ -367,7 +367,7 @@ def _policy(state: Path, decisions: Decisions | None) -> Policy | None:
         return None
     try:
         return msgspec.json.decode(archive.load(state, decisions.config), type=Policy)
-    except (IntegrityRefusal, msgspec.MsgspecError):
+    except (IntegrityRefusal, *UNREADABLE):
         return None
 
 
@@ -378,7 +378,7 @@ def _last_run(state: Path) -> dict[str, Any] | None:
         if newest is None:
             return None
         log = msgspec.json.decode(newest.read_bytes())
-    except (FileNotFoundError, msgspec.MsgspecError):
+    except (FileNotFoundError, *UNREADABLE):
         return None
     return log if isinstance(log, dict) else None
 

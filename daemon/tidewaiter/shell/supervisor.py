@@ -35,6 +35,7 @@ from tidewaiter.shell.producer import ProducerSettings, produce
 from tidewaiter.shell.replay import rebuild
 from tidewaiter.shell.reporting import Reporter
 from tidewaiter.shell.run_record import RunLog, RunRecord, close_crashed_runs
+from tidewaiter.shell.settings import NoProgress
 from tidewaiter.shell.snapshotting import Snapshotting
 
 if TYPE_CHECKING:
@@ -95,6 +96,9 @@ class _Supervisor:
                 self.state / "log" / "tidewaiter.jsonl",
                 stderr=cast("logs_module.StderrMode", log_settings.stderr),  # the settings allow nothing else
                 level=cast("logs_module.Level", log_settings.level),
+                # what is drawn says the same, and stays below the log lines
+                console_skips=frozenset() if isinstance(self.options.progress, NoProgress) else frozenset({"progress"}),
+                console_above=self.options.progress.above,
             )
             logs_module.bind(run_id=run_id, stream=self.settings.stream.name)
             self._handle_signals()
@@ -139,7 +143,7 @@ class _Supervisor:
                     "recovery.finished",
                     seconds=round(time.monotonic() - began, 3),
                     offset=journal.ledger.global_offset,
-                    replayed_batches=len(recovered.batches),
+                    replayed=len(recovered.timeline),
                     audit_index=journal.ledger.index,
                 )
                 background = await self._check_older_part(recovered)
@@ -182,6 +186,10 @@ class _Supervisor:
         self.record.open()
         for action, members in recovered.notes:
             journal.record(action, dict(members))
+            if action == "snapshot.damaged":
+                log.warning("snapshot.refused", **members)
+            else:
+                log.warning("recovery.tail_cut", **members)
         started: dict[str, object] = {
             "version": tidewaiter.__version__, "resume_offset": journal.ledger.global_offset, "crashed_runs": crashed,
             "stream": self.settings.stream.name,
@@ -353,6 +361,10 @@ class _Supervisor:
         if record is not None:
             policy = self.consumer.governing.policy if self.consumer is not None else self.settings.policy
             record.close(journal.ledger, utc_now(), policy, message)
+            self.options.progress.ended(
+                position=journal.ledger.global_offset, events=record.log.events_read, flags=record.log.flags_emitted,
+                rejected=record.log.events_rejected, flags_file=record.log.flags,
+            )  # fmt: skip
 
 
 async def _endless(work: Awaitable[None]) -> None:

@@ -19,8 +19,8 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
 
 from tidewaiter.core.scenarios.expressions import Node, parse_expression, parse_function, parse_number
-from tidewaiter.core.scenarios.source import DecimalText, Path, Source, nearest
 from tidewaiter.core.scenarios.terms import BOOLEAN, INTEGER, NUMBER, STRING, TEXT, Term, Type, conjunction
+from tidewaiter.core.toml_source import DecimalText, KeyPath, TomlSource, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -69,7 +69,7 @@ class Checked:
     scenarios: tuple[CheckedScenario, ...]
 
 
-def check_ruleset(decl: RulesetDecl, source: Source, contract: Contract) -> Checked:
+def check_ruleset(decl: RulesetDecl, source: TomlSource, contract: Contract) -> Checked:
     """Check `decl` against `contract`. Raises ConfigError at the first thing that does not fit."""
     label = f"{contract.name}/{contract.version}"
     if decl.contract != label:
@@ -83,13 +83,13 @@ def check_ruleset(decl: RulesetDecl, source: Source, contract: Contract) -> Chec
 
 
 class _Checker:
-    def __init__(self, decl: RulesetDecl, source: Source, contract: Contract) -> None:
+    def __init__(self, decl: RulesetDecl, source: TomlSource, contract: Contract) -> None:
         self.source, self.contract = source, contract
         self.metric_names = [item.name for item in decl.metrics]
         self.ids = [item.id for item in decl.scenarios]
 
     def metric(self, decl: MetricDecl) -> Metric:
-        path: Path = ("metric", decl.name)
+        path: KeyPath = ("metric", decl.name)
         if decl.name in self.contract.by_name:
             raise self.source.error(path, "is also the name of a field", hint="choose another name", key=True)
         fn_path = (*path, "fn")
@@ -105,7 +105,7 @@ class _Checker:
         return Metric(decl.name, decl.by, decl.window, conjunction(parts), self.source.line(*path))
 
     def scenario(self, decl: ScenarioDecl, metrics: Mapping[str, Metric]) -> CheckedScenario:
-        path: Path = ("scenario", decl.id)
+        path: KeyPath = ("scenario", decl.id)
         subject = decl.subject if decl.subject is not None else self.contract.subject_field
         self.grouping((*path, "subject"), subject)
         params = _Params(decl.params)
@@ -142,7 +142,7 @@ class _Checker:
             line=self.source.line(*path),
         )
 
-    def counts_earlier(self, path: Path, metric: Metric, earlier: list[str]) -> None:
+    def counts_earlier(self, path: KeyPath, metric: Metric, earlier: list[str]) -> None:
         """A metric that counts flags may be used only after the scenarios it counts: so there are no cycles."""
         for part in metric.where.conjuncts if metric.where else ():
             for counted in part.value if isinstance(part.value, tuple) and part.op == "flagged" else ():
@@ -150,7 +150,7 @@ class _Checker:
                     problem = f"uses the metric {metric.name}, which counts flags of {counted}"
                     raise self.source.error((*path, "when"), problem, hint=f"{counted} must stand earlier in the file")
 
-    def known_ids(self, path: Path, ids: tuple[str, ...], allowed: list[str]) -> None:
+    def known_ids(self, path: KeyPath, ids: tuple[str, ...], allowed: list[str]) -> None:
         for item in ids:
             if item in allowed:
                 continue
@@ -158,7 +158,7 @@ class _Checker:
                 raise self.source.error(path, f"{item} does not stand earlier in the file", hint=nearest("", allowed))
             raise self.source.error(path, f"there is no scenario {item!r}", hint=nearest(item, allowed))
 
-    def grouping(self, path: Path, name: str) -> None:
+    def grouping(self, path: KeyPath, name: str) -> None:
         fits = [item.name for item in self.contract.fields if item.kind in _GROUPING and usable(item) is None]
         if name not in fits:
             raise self.source.error(path, f"{name!r} is not a field to group by", hint=nearest(name, fits))
@@ -207,7 +207,7 @@ class _Scope:
     """One expression, where it stands, and which names it may use."""
 
     def __init__(
-        self, checker: _Checker, path: Path, text: str, params: _Params | None = None, *, no_metric: str = ""
+        self, checker: _Checker, path: KeyPath, text: str, params: _Params | None = None, *, no_metric: str = ""
     ) -> None:
         self.checker, self.path, self.text, self.params, self.no_metric = checker, path, text, params, no_metric
 

@@ -8,20 +8,25 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
+from tidewaiter.core.audit import MAX_ENTRY_BYTES
+from tidewaiter.core.contract import QUOTED_TIME_LENGTH, Contract
+from tidewaiter.core.errors import ConfigError
 from tidewaiter.core.scenarios.checking import CheckedScenario, check_ruleset
 from tidewaiter.core.scenarios.flags import make_renderer, value_text
 from tidewaiter.core.scenarios.generating import Hit, compile_source, generate_source
 from tidewaiter.core.scenarios.planning import Plan, plan_ruleset
-from tidewaiter.core.scenarios.source import Source
 from tidewaiter.core.scenarios.state import RuleState, empty_cell
 from tidewaiter.core.scenarios.syntax import read_ruleset
+from tidewaiter.core.toml_source import TomlSource
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tidewaiter.core.contract import Contract
+
+MAX_RULESET_BYTES: Final = 1 << 20
+_LONGEST_FLAG: Final = MAX_ENTRY_BYTES - 1024  # the entry that carries it adds less than that
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,9 @@ class Ruleset:
 
     def __init__(self, text: bytes, file: str, contract: Contract) -> None:
         """Load `text`. Raises ConfigError."""
-        source = Source(text, file)
+        if len(text) > MAX_RULESET_BYTES:
+            raise ConfigError(f"{file}: is {len(text)} bytes long", hint=f"a ruleset has at most {MAX_RULESET_BYTES}")
+        source = TomlSource(text, file, pictures=True, exact=True)
         decl = read_ruleset(source)
         checked = check_ruleset(decl, source, contract)
         plan = plan_ruleset(checked, contract)
@@ -62,6 +69,14 @@ class Ruleset:
         self.text, self.file = text, file
         self.digest = hashlib.sha256(text).hexdigest()
         self.scenarios = tuple(_describe(item, plan, index) for index, item in enumerate(checked.scenarios))
+        for scenario, item in zip(self.scenarios, checked.scenarios, strict=True):
+            longest = _longest_flag(scenario, contract)
+            if longest > _LONGEST_FLAG:
+                raise source.error(
+                    ("scenario", item.decl.id, "params"),
+                    f"a flag could be {longest} bytes long",
+                    hint=f"at most {_LONGEST_FLAG} fit an audit entry: shorten parameters or names",
+                )
         self.money_columns = plan.money_columns
         # !a keeps a strange file name on its own line of the text
         self.python_source = generate_source(plan, f"ruleset {self.name} version {self.version}, {file!a}")
@@ -100,6 +115,20 @@ class Ruleset:
 def load_ruleset(text: bytes, file: str, contract: Contract) -> Ruleset:
     """Return the ruleset in `text`. Raises ConfigError with file, line, column, and what is allowed there."""
     return Ruleset(text, file, contract)
+
+
+def _longest_flag(scenario: Scenario, contract: Contract) -> int:
+    """Return an upper bound of a flag's length in bytes, over all events that the contract accepts.
+
+    A character of an id takes at most six bytes in JSON, a time text at most `QUOTED_TIME_LENGTH` characters; keys,
+    numbers and digests take less than a thousand.
+    """
+    ids = 2 * (contract.by_name[contract.id_field].max_length or 0)
+    ids += contract.by_name[scenario.subject].max_length or 64
+    own = scenario.id, scenario.id, scenario.severity, scenario.typology
+    names = sum(6 * len(name) + 30 for name in (*own, *scenario.parameters, *scenario.metrics))
+    values = sum(len(value.encode()) for value in scenario.parameters.values())  # JSON already
+    return 1000 + 6 * (ids + 2 * QUOTED_TIME_LENGTH) + names + values
 
 
 def _describe(item: CheckedScenario, plan: Plan, index: int) -> Scenario:

@@ -114,7 +114,7 @@ class CountCell:
         return held
 
     def restore(self, part: _Part) -> None:
-        """Take back a slice of what a copy held; all of it counts as old from the next turn on."""
+        """Take back a part of what a copy held; all of it counts as old from the next turn on."""
         self.young.update(zip(part.one, part.one_held, strict=True))
         self.young.update(zip(part.two, part.two_held, strict=True))
         many = [deque(held) if len(held) > LIST_LIMIT else held for held in part.many_held]
@@ -158,7 +158,7 @@ class EdgeCell:
         return self.latched.copy()
 
     def restore(self, part: _Part) -> None:
-        """Take back a slice of what a copy held."""
+        """Take back a part of what a copy held."""
         self.latched.update(part.latched)
 
 
@@ -208,7 +208,7 @@ class _Header(msgspec.Struct, array_like=True):
 
 
 class _Part(msgspec.Struct, array_like=True):
-    """A slice of one cell. Keys with one, two and more times apart, so that the decoder makes what the cell holds."""
+    """A part of one cell. Keys with one, two and more times apart, so that the decoder makes what the cell holds."""
 
     cell: int
     latched: list[str] = []
@@ -233,7 +233,7 @@ class FrozenState:
         self._cells = cells
 
     def encode_chunks(self) -> Iterator[bytes]:
-        """Yield the state as MessagePack texts: a header, then slices of CHUNK_KEYS keys, so that no step takes long.
+        """Yield the state as MessagePack texts: a header, then parts of CHUNK_KEYS keys, so that no step takes long.
 
         Times are MessagePack timestamps: integers, exact to the microsecond, in UTC.
         """
@@ -242,7 +242,7 @@ class FrozenState:
         for number, (_, content) in enumerate(self._cells):
             keys = iter(content)
             while part := list(islice(keys, CHUNK_KEYS)):
-                yield _ENCODER.encode(_slice(number, part, content))
+                yield _ENCODER.encode(_part_of(number, part, content))
 
     @staticmethod
     def decode(chunks: Iterable[bytes]) -> RuleState:
@@ -271,7 +271,7 @@ def empty_cell(spec: CellSpec) -> CountCell | EdgeCell:
     return CountCell(spec) if spec.kind == "count" else EdgeCell(spec)
 
 
-def _slice(number: int, keys: list[str], content: dict[str, Held] | set[str]) -> _Part:
+def _part_of(number: int, keys: list[str], content: dict[str, Held] | set[str]) -> _Part:
     if isinstance(content, set):
         return _Part(number, latched=keys)
     part = _Part(number)

@@ -13,7 +13,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, Final
 
-from tidewaiter.core.scenarios.source import DecimalText, Path, Source, nearest
+from tidewaiter.core.toml_source import DecimalText, KeyPath, Table, TomlSource
 
 MAX_METRICS: Final = 500
 MAX_SCENARIOS: Final = 500
@@ -45,7 +45,6 @@ _SCENARIO_ID: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}\Z")
 _DURATION: Final = re.compile(r"(0|[1-9][0-9]{0,8})([smhd])\Z")
 _SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _MAX_SECONDS: Final = 100 * 366 * 86400
-_KIND_NAMES: Final = {str: "text in quotes", int: "a whole number", dict: "a table"}
 
 Param = str | int | bool | DecimalText
 
@@ -93,37 +92,13 @@ class RulesetDecl:
     scenarios: tuple[ScenarioDecl, ...]
 
 
-class _Table:
-    """Typed look-ups in one table of the file."""
-
-    def __init__(self, source: Source, path: Path, keys: tuple[str, ...], data: object) -> None:
-        if not isinstance(data, dict):
-            raise source.error(path, f"must be {_KIND_NAMES[dict]}", hint=f"with the keys {', '.join(keys)}")
-        self.source, self.path, self.data = source, path, data
-        for key in data:
-            if key not in keys:
-                raise source.unknown(path, key, keys)
-
-    def take(self, key: str, kind: type, default: Any = ...) -> Any:  # noqa: ANN401 - TOML values are untyped until here
-        if key not in self.data:
-            if default is not ...:
-                return default
-            raise self.source.error((*self.path, key), "is missing", hint=f"it must be {_KIND_NAMES[kind]}", key=True)
-        value = self.data[key]
-        if not isinstance(value, kind) or isinstance(value, bool) or (kind is str and isinstance(value, DecimalText)):
-            raise self.source.error((*self.path, key), f"must be {_KIND_NAMES[kind]}")
-        return value
-
-    def one_of(self, key: str, allowed: tuple[str, ...], default: Any = ...) -> str:  # noqa: ANN401 - str or "required"
-        value: str = self.take(key, str, default)
-        if value not in allowed:
-            raise self.source.error((*self.path, key), f"{value!r} is not allowed", hint=nearest(value, allowed))
-        return value
+class _Table(Table):
+    """Look-ups of what only rulesets have."""
 
     def version(self) -> int:
         value: int = self.take("version", int)
         if not 1 <= value < 2**31:
-            raise self.source.error((*self.path, "version"), "must be a whole number from 1 up")
+            raise self.error("version", "must be a whole number from 1 up")
         return value
 
     def seconds(self, key: str, *, least: int, default: Any = ...) -> int | None:  # noqa: ANN401 - None or "required"
@@ -134,19 +109,19 @@ class _Table:
         seconds = int(match[1]) * _SECONDS[match[2]] if match else -1
         if not least <= seconds <= _MAX_SECONDS:
             hint = "a whole number and s, m, h or d, at most 100 years, for example '10s', '5m', '24h', '90d'"
-            raise self.source.error((*self.path, key), f"{text!r} is not a duration", hint=hint)
+            raise self.error(key, f"{text!r} is not a duration", hint=hint)
         return seconds
 
     def matching(self, key: str, pattern: re.Pattern[str], rule: str) -> str:
         value: str = self.take(key, str)
         if not pattern.match(value):
-            raise self.source.error((*self.path, key), f"{value!r} is not a usable name", hint=rule)
+            raise self.error(key, f"{value!r} is not a usable name", hint=rule)
         return value
 
 
-def read_ruleset(source: Source) -> RulesetDecl:
+def read_ruleset(source: TomlSource) -> RulesetDecl:
     """Return the declarations of the file. Raises ConfigError for an unknown key, a missing one, or a wrong type."""
-    top = _Table(source, (), _RULESET_KEYS, source.data)
+    top = _table(source, (), source.data, _RULESET_KEYS)
     name = top.matching("ruleset", _NAME, "lower-case letters, digits and _, beginning with a letter")
     version = top.version()
     contract = top.take("contract", str)
@@ -167,12 +142,18 @@ def read_ruleset(source: Source) -> RulesetDecl:
     )
 
 
-def _metric(source: Source, name: str, data: object) -> MetricDecl:
+def _table(source: TomlSource, path: KeyPath, data: object, keys: tuple[str, ...]) -> _Table:
+    table = _Table(source, path, data, hint=f"with the keys {', '.join(keys)}")
+    table.only(keys)
+    return table
+
+
+def _metric(source: TomlSource, name: str, data: object) -> MetricDecl:
     path = ("metric", name)
     if not _NAME.match(name) or keyword.iskeyword(name) or name in RESERVED:
         hint = f"lower-case letters, digits and _, beginning with a letter; not {', '.join(sorted(RESERVED))}"
         raise source.error(path, "is not a usable name", hint=hint, key=True)
-    table = _Table(source, path, _METRIC_KEYS, data)
+    table = _table(source, path, data, _METRIC_KEYS)
     return MetricDecl(
         name=name,
         fn=table.take("fn", str),
@@ -182,12 +163,12 @@ def _metric(source: Source, name: str, data: object) -> MetricDecl:
     )
 
 
-def _scenario(source: Source, name: str, data: object) -> ScenarioDecl:
+def _scenario(source: TomlSource, name: str, data: object) -> ScenarioDecl:
     path = ("scenario", name)
     if not _SCENARIO_ID.match(name):
         hint = "letters, digits, - and _, beginning with a letter, at most 64"
         raise source.error(path, "is not a usable scenario id", hint=hint, key=True)
-    table = _Table(source, path, _SCENARIO_KEYS, data)
+    table = _table(source, path, data, _SCENARIO_KEYS)
     return ScenarioDecl(
         id=name,
         title=table.take("title", str, ""),
@@ -207,12 +188,11 @@ def _scenario(source: Source, name: str, data: object) -> ScenarioDecl:
     )
 
 
-def _on(source: Source, path: Path, table: _Table) -> str | tuple[str, ...] | None:
+def _on(source: TomlSource, path: KeyPath, table: _Table) -> str | tuple[str, ...] | None:
     value = table.data.get("on")
-    if value is None or (isinstance(value, str) and not isinstance(value, DecimalText)):
+    if value is None or type(value) is str:  # a DecimalText is no expression
         return value
-    inner = _Table(source, (*path, "on"), ("of",), value)
-    ids = inner.data.get("of")
+    ids = _table(source, (*path, "on"), value, ("of",)).data.get("of")
     if not isinstance(ids, list) or not ids or not all(isinstance(item, str) for item in ids):
         raise source.error(
             (*path, "on", "of"), "must be a list of scenario ids", hint="for example { of = ['a', 'b'] }"
@@ -220,7 +200,7 @@ def _on(source: Source, path: Path, table: _Table) -> str | tuple[str, ...] | No
     return tuple(ids)
 
 
-def _params(source: Source, path: Path, data: dict[str, Any]) -> dict[str, Param]:
+def _params(source: TomlSource, path: KeyPath, data: dict[str, Any]) -> dict[str, Param]:
     for name, value in data.items():
         if not _NAME.match(name) or keyword.iskeyword(name):
             hint = "lower-case letters, digits and _, beginning with a letter"
@@ -230,7 +210,7 @@ def _params(source: Source, path: Path, data: dict[str, Any]) -> dict[str, Param
     return data
 
 
-def _threshold(source: Source, path: Path, table: _Table) -> str:
+def _threshold(source: TomlSource, path: KeyPath, table: _Table) -> str:
     value = table.data.get("threshold")
     if isinstance(value, bool) or not isinstance(value, str | int):
         what = "is missing" if value is None else "must be a number or an expression in quotes"

@@ -15,14 +15,21 @@ import typer
 from tidewaiter.shell.commands.options import (
     ConfigOption,
     ContractOption,
+    DuplicateOption,
+    InvalidOption,
+    OrderOption,
     RulesOption,
     StateDirOption,
     StreamArgument,
+    StreamNameOption,
     load,
+    show,
 )
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from collections.abc import Iterator
+
+    from rich.console import RenderableType
 
     from tidewaiter.core.contract import Contract
     from tidewaiter.core.scenarios import Ruleset
@@ -41,6 +48,10 @@ def check(
     contract: ContractOption = None,
     rules: RulesOption = None,
     state_dir: StateDirOption = None,
+    stream_name: StreamNameOption = None,
+    policy_invalid: InvalidOption = None,
+    policy_duplicate: DuplicateOption = None,
+    policy_order: OrderOption = None,
     print_python: Annotated[
         bool, typer.Option("--print-python", help="Print only the Python function that the ruleset is compiled to.")
     ] = False,
@@ -48,10 +59,22 @@ def check(
         bool, typer.Option("--json-schema", help="Print only the contract, as JSON Schema 2020-12.")
     ] = False,
 ) -> None:
-    """Validate configuration, contract and rules; an error names file, line, key and what is allowed (exit 2)."""
+    """Validate configuration, contract and rules; an error names file, line, key and what is allowed (exit 2).
+
+    It takes the options of `run` that lie over the configuration, so that such a run can be checked before it starts.
+    """
     from tidewaiter.shell.settings import Overrides
 
-    overrides = Overrides(stream=stream, state_dir=state_dir, contract=contract, rules=rules)
+    overrides = Overrides(
+        stream=stream,
+        stream_name=stream_name,
+        state_dir=state_dir,
+        contract=contract,
+        rules=rules,
+        policy_invalid=policy_invalid,
+        policy_duplicate=policy_duplicate,
+        policy_order=policy_order,
+    )
     settings = load(config, overrides)
     from tidewaiter.shell.governing import from_settings
 
@@ -66,9 +89,7 @@ def check(
     if print_python:
         typer.echo(ruleset.python_source.rstrip("\n"))
     if not (json_schema or print_python):
-        from rich.console import Console
-
-        _summary(Console(highlight=False, soft_wrap=True), settings, compiled, ruleset)
+        show(*_summary(settings, compiled, ruleset))
 
 
 def warnings(settings: Settings) -> list[str]:
@@ -94,7 +115,7 @@ def warnings(settings: Settings) -> list[str]:
     return found
 
 
-def _summary(console: Console, settings: Settings, contract: Contract, ruleset: Ruleset) -> None:
+def _summary(settings: Settings, contract: Contract, ruleset: Ruleset) -> Iterator[RenderableType]:
     from rich.markup import escape
     from rich.table import Table
 
@@ -120,7 +141,7 @@ def _summary(console: Console, settings: Settings, contract: Contract, ruleset: 
         f"order {policy.order}, line limit {size_text(policy.line_limit)}, skew {duration_text(policy.allowed_skew)}, "
         f"jump {duration_text(policy.max_forward_jump)}",
     )
-    console.print(lines)
+    yield lines
     table = Table(title=None, box=None, padding=(0, 2), header_style="bold")
     for heading in ("scenario", "version", "status", "severity", "typology", "window"):
         table.add_column(heading, no_wrap=True)
@@ -133,7 +154,7 @@ def _summary(console: Console, settings: Settings, contract: Contract, ruleset: 
             escape(scenario.typology),
             duration_text(scenario.window * 1_000_000) if scenario.window else "-",
         )
-    console.print(table)
+    yield table
     for warning in warnings(settings):
-        console.print(f"[yellow]warning[/yellow]: {escape(warning)}")
-    console.print("accepted")
+        yield f"[yellow]warning[/yellow]: {escape(warning)}"
+    yield "accepted"

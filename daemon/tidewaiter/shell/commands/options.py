@@ -5,20 +5,26 @@ Owns: their names, help texts and completion. Leaves to `shell.settings_file` wh
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import typer
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from tidewaiter.shell.settings import Overrides, Settings
+
+_ENDLESS: Final = 1_000_000
+"""Columns of a console that never wraps."""
 
 StreamArgument = Annotated[
     Path | None,
     typer.Argument(
         metavar="STREAM",
         help="The file, or directory of segments, to watch instead of the configured one. No producer is started; the "
-        "stream is named after the file, and so is its state directory.",
+        "stream is named after the file; where its state goes, --state-dir says.",
         show_default=False,
     ),
 ]
@@ -35,7 +41,14 @@ ConfigOption = Annotated[
 ]
 StateDirOption = Annotated[
     Path | None,
-    typer.Option("--state-dir", metavar="DIR", help="Where everything is kept; see \\[state] dir.", show_default=False),
+    typer.Option(
+        "--state-dir",
+        metavar="DIR",
+        help="Where everything is kept. Without it: \\[state] dir of the configuration file, where that holds "
+        "{stream} (the stream's name is put in) or where the configured stream is watched; for another STREAM, and "
+        "without a configuration file, var/NAME under the current directory.",
+        show_default=False,
+    ),
 ]
 StreamNameOption = Annotated[
     str | None,
@@ -73,8 +86,37 @@ ActorOption = Annotated[
 ]
 
 
+def show(*parts: RenderableType) -> None:
+    """Print tables and texts on standard output: fitted to a terminal, else with lines as long as they need to be."""
+    from rich.console import Console
+
+    console = Console(highlight=False, soft_wrap=True)
+    if sys.stdout.isatty():
+        for part in parts:
+            console.print(part)
+        return
+    wide = Console(highlight=False, soft_wrap=True, width=_ENDLESS)
+    with wide.capture() as captured:
+        for part in parts:
+            wide.print(part)
+    typer.echo("\n".join(line.rstrip() for line in captured.get().splitlines()))
+
+
 def load(config: Path | None, overrides: Overrides, *, need_files: bool = True) -> Settings:
     """Read the settings for a command. `need_files` False: contract and rules are not asked for. Raises ConfigError."""
     from tidewaiter.shell.settings_file import load_settings
 
     return load_settings(config, overrides, need_files=need_files)
+
+
+LONGEST_REASON: Final = 1000
+LONGEST_ACTOR: Final = 128
+
+
+def check_words(reason: str, actor: str) -> None:
+    """Raise ConfigError where a decision's words would not fit an audit entry."""
+    from tidewaiter.core.errors import ConfigError
+
+    for option, value, longest in (("--reason", reason, LONGEST_REASON), ("--actor", actor, LONGEST_ACTOR)):
+        if len(value) > longest:
+            raise ConfigError(f"{option} is {len(value)} characters long", hint=f"say it in at most {longest}")

@@ -25,6 +25,7 @@ from tidewaiter.shell.commands.options import (
     StateDirOption,
     StreamArgument,
     StreamNameOption,
+    check_words,
     load,
 )
 
@@ -86,6 +87,7 @@ def run(
     check_stream_readable(settings)
     if accept_state_loss and not (reason.strip() and actor.strip()):
         raise ConfigError("--accept-state-loss is a recorded decision", hint="add --reason TEXT and --actor NAME")
+    check_words(reason, actor)
     if (reason or actor) and not accept_state_loss:
         raise ConfigError("--reason and --actor record a decision", hint="use them with --accept-state-loss only")
 

@@ -16,6 +16,7 @@ from tidewaiter.shell.commands.options import (
     StateDirOption,
     StreamArgument,
     StreamNameOption,
+    check_words,
     load,
 )
 
@@ -57,5 +58,6 @@ def skip(
             raise ConfigError(f"{option} is empty", hint="say it in words; the audit log keeps it")
     if through is not None and through <= position:
         raise ConfigError(f"--through {through} is not after --position {position}", hint="leave it out for one line")
+    check_words(reason, actor)
     settings = load(config, Overrides(stream=stream, stream_name=stream_name, state_dir=state_dir))
     typer.echo(record(settings, position, through, reason.strip(), actor.strip()))

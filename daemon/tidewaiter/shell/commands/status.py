@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tidewaiter.shell.commands.options import ConfigOption, StateDirOption, StreamArgument, StreamNameOption, load
+from tidewaiter.shell.commands.options import ConfigOption, StateDirOption, StreamArgument, StreamNameOption, load, show
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -67,9 +67,7 @@ def status(
 
         typer.echo(msgspec.json.encode(report))
     elif textfile is None:
-        from rich.console import Console
-
-        Console(highlight=False).print(_table(report))
+        show(_table(report))
 
 
 def locate(stream: Path | None, config: Path | None, state_dir: Path | None, stream_name: str | None) -> Target:
@@ -144,14 +142,18 @@ def _rows(report: Report) -> Iterator[tuple[str, str, str]]:
         yield "policies", text, ""
     halt = report.halt
     if halt is not None:
-        text = f"{halt.kind} at {halt.offset} (byte {halt.local_offset:,} of {halt.segment}): {halt.reason}"
+        # a halt about the files themselves says in its reason where it is
+        local = "" if halt.evidence else f" (byte {halt.local_offset:,} of {halt.segment})"
+        text = f"{halt.kind} at {halt.offset}{local}: {halt.reason}"
         yield "HALTED", text, "bold red"
         yield "", f"decide with: tidewaiter skip --position {halt.offset} --reason … --actor …", ""
     yield "snapshots", ", ".join(f"{one.offset:,}" for one in report.snapshots) or "none yet", ""
     yield "may be deleted", "\n".join(report.deletable) or "nothing", ""
     run = report.last_run
     if run is not None:
-        error = f": {run['error']}" if run.get("error") else ""
+        said = str(run.get("error") or "")
+        # the pending halt was told above
+        error = f": {said}" if said and not (halt is not None and halt.reason in said) else ""
         what = f"{run.get('run_id', '?')} {run.get('status', '?')}, started {run.get('started_at', '?')}{error}"
         yield "last run", what, ""
 

@@ -1,0 +1,273 @@
+"""The contract file: what it compiles to, what it refuses and how it says so, and what counts as an exact amount."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from decimal import Decimal
+from typing import Any, Final
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pure_core import CONTRACT, CONTRACT_TEXT, line
+from tidewaiter.core.contract import MAX_ID_LENGTH, MAX_MINOR_UNITS, MAX_SCALE, Contract, compile_contract, json_schema
+from tidewaiter.core.errors import EXIT_USAGE, ConfigError
+from tidewaiter.core.screening import exact_minor_units
+
+HEAD: Final = """\
+contract = "bank"
+version = 3
+id = "key"
+time = "at"
+subject = "who"
+"""
+FIELDS: Final = """\
+[field]
+key = { type = "string", min_length = 1, max_length = 64 }
+who = { type = "string", min_length = 1, max_length = 64 }
+at = { type = "timestamp" }
+"""
+BASE: Final = '{"key": "k", "who": "w", "at": "2026-03-09T12:00:00Z"'
+
+
+def compiled(fields: str = "", head: str = HEAD) -> Contract:
+    """Compile a small contract with further `fields`."""
+    return compile_contract((head + FIELDS + fields).encode(), "bank.toml")
+
+
+def decoded(contract: Contract, members: str = "") -> Any:
+    """Decode an event of the small contract with further `members`."""
+    return contract.decoder.decode((BASE + (", " + members if members else "") + "}").encode())
+
+
+def refusal(text: str | bytes) -> ConfigError:
+    """Return the error that the contract file `text` is refused with."""
+    with pytest.raises(ConfigError) as caught:
+        compile_contract(text if isinstance(text, bytes) else text.encode(), "bank.toml")
+    assert caught.value.exit_code == EXIT_USAGE
+    return caught.value
+
+
+# -- what it compiles to -----------------------------------------------------------------------------------------------
+
+
+def test_the_shipped_contract_names_its_roles_and_fields() -> None:
+    """The money-flow contract v1: eight fields in file order, and which of them is the id, the time and the subject."""
+    assert CONTRACT.label == "money_flow/1"
+    assert [field.name for field in CONTRACT.fields] == [
+        "event_id", "user_id", "event_time", "ingest_time", "event_type", "amount", "currency", "channel",
+    ]  # fmt: skip
+    roles = (CONTRACT.id_field, CONTRACT.time_field, CONTRACT.ingest_field, CONTRACT.subject_field)
+    assert roles == ("event_id", "event_time", "ingest_time", "user_id")
+    assert CONTRACT.digest == hashlib.sha256(CONTRACT_TEXT).hexdigest()
+    assert CONTRACT.unknown_fields == "refuse"
+    event = CONTRACT.decoder.decode(line(1))
+    assert (event.event_id, event.amount, event.event_time.isoformat()) == ("e1", 10.5, "2026-03-09T12:00:01+00:00")
+
+
+def test_an_event_is_not_tracked_by_the_garbage_collector() -> None:
+    """Millions of events would make the collector scan them again and again."""
+    assert CONTRACT.event_type.__struct_config__.gc is False
+
+
+@pytest.mark.parametrize(
+    ("field", "good", "bad"),
+    [
+        ('x = { type = "string", max_length = 3 }', ['""', '"abc"', r'"\ud83d\ude00ab"'], ['"abcd"', "1", "null"]),
+        ('x = { type = "string", min_length = 2 }', ['"ab"'], ['"a"', '""']),
+        ('x = { type = "enum", values = ["a", "b"] }', ['"a"', '"b"'], ['"A"', '""', "0", "null"]),
+        ('x = { type = "boolean" }', ["true", "false"], ["1", '"true"', "null"]),
+        ('x = { type = "integer" }', ["0", "-5", str(2**63 - 1)], ["1.5", "1.0", str(2**63), '"1"', "true"]),
+        ('x = { type = "integer", at_least = 1, at_most = 9 }', ["1", "9"], ["0", "10"]),
+        ('x = { type = "integer", above = 1, below = 9 }', ["2", "8"], ["1", "9"]),
+        ('x = { type = "timestamp" }', ['"2026-01-01T00:00:00+05:30"'], ['"2026-01-01T00:00:00"', "1", '"2026-01-01"']),
+        ('x = { type = "money", scale = 2, above = "0", at_most = "10.05" }', ["0.01", "10.05", "1"], ["0", "10.06"]),
+        ('x = { type = "money", scale = 0, at_least = "-5", below = "5" }', ["-5", "4"], ["-6", "5", '"4"', "null"]),
+        ('x = { type = "money" }', [str(10**13), str(-(10**13))], ["1e14", "-1e14", "1e999", str(10**400)]),
+    ],
+)
+def test_each_kind_of_field_admits_its_bounds_and_nothing_beyond(field: str, good: list[str], bad: list[str]) -> None:
+    """Bounds, lengths and values hold at their edges; another JSON type is never converted."""
+    contract = compiled(field)
+    for value in good:
+        decoded(contract, f'"x": {value}')
+    for value in bad:
+        with pytest.raises(msgspec.ValidationError):
+            decoded(contract, f'"x": {value}')
+    with pytest.raises(msgspec.ValidationError, match="missing"):
+        decoded(contract)
+
+
+@pytest.mark.parametrize(
+    ("field", "absent"),
+    [
+        ('x = { type = "string", required = false }', None),
+        ('x = { type = "string", required = false, default = "d" }', "d"),
+        ('x = { type = "enum", values = ["a"], required = false, default = "a" }', "a"),
+        ('x = { type = "boolean", required = false, default = false }', False),
+        ('x = { type = "integer", required = false, default = 7 }', 7),
+        ('x = { type = "money", required = false }', None),
+        ('x = { type = "timestamp", required = false }', None),
+    ],
+)
+def test_an_absent_optional_field_is_its_default_or_unknown(field: str, absent: object) -> None:
+    """Absent gives the default; where there is none, absent and null are both None."""
+    contract = compiled(field)
+    assert decoded(contract).x == absent
+    if absent is None:
+        assert decoded(contract, '"x": null').x is None
+
+
+def test_unknown_fields_are_refused_or_ignored_as_declared() -> None:
+    """`refuse` is the default; with `ignore` the event is the same as without them."""
+    with pytest.raises(msgspec.ValidationError, match="unknown"):
+        decoded(compiled(), '"y": 1')
+    assert decoded(compiled(head='unknown_fields = "ignore"\n' + HEAD), '"y": [1, {"z": null}]').key == "k"
+
+
+def test_the_original_texts_are_those_of_the_line() -> None:
+    """A flag quotes the times as they stood in the stream, however they were written."""
+    text = CONTRACT.original_text(
+        line(event_time="2026-03-09T12:00:00.5Z", ingest_time="2026-03-09 13:00:01.500000+01:00")
+    )
+    assert text.event_time == "2026-03-09T12:00:00.5Z"
+    assert text.ingest_time == "2026-03-09 13:00:01.500000+01:00"
+
+
+def test_without_an_ingest_time_no_member_of_a_line_can_pose_as_one() -> None:
+    """Ignored members, whatever their names, never reach the quoted texts."""
+    contract = compiled(head='unknown_fields = "ignore"\n' + HEAD)
+    hostile = (BASE + r', "ingest_time": 5, "\u0000never": 5, "event_time": [], "event_id": {}}').encode()
+    contract.decoder.decode(hostile)
+    text = contract.original_text(hostile)
+    assert (text.event_time, text.ingest_time) == ("2026-03-09T12:00:00Z", None)
+
+
+def test_the_json_schema_says_what_the_contract_says() -> None:
+    """Export as JSON Schema 2020-12: required fields, bounds in major units, decimals, and unknown fields."""
+    schema = json_schema(CONTRACT)
+    assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+    assert schema["additionalProperties"] is False
+    assert schema["required"] == [field.name for field in CONTRACT.fields]
+    amount = schema["properties"]["amount"]
+    assert amount["exclusiveMinimum"] == 0
+    assert amount["maximum"] == 1_000_000
+    assert amount["multipleOf"] == 0.01
+    assert schema["properties"]["currency"]["enum"] == ["GBP"]
+    assert schema["properties"]["event_id"]["maxLength"] == 128
+    assert schema["properties"]["event_time"]["format"] == "date-time"
+
+
+# -- what it refuses ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "where", "what"),
+    [
+        ("version = 1", "bank.toml:1:1: contract", "is missing"),
+        (HEAD.replace("version = 3", "version = true") + FIELDS, "bank.toml:2:11: version",
+         "must be a whole number, not a boolean"),
+        (HEAD.replace("version", "versoin") + FIELDS, "bank.toml:2:1: versoin", "unknown key: did you mean 'version'?"),
+        (HEAD, "field", "is missing"),
+        (HEAD + "[field]", "bank.toml:6:1: field", "declares no field"),
+        (HEAD.replace('"key"', '"ke"') + FIELDS, "bank.toml:3:6: id", "names no declared field: 'ke'"),
+        (HEAD.replace('"at"', '"who"') + FIELDS, "bank.toml:4:8: time", "must be a required timestamp"),
+        (HEAD.replace('"who"', '"at"') + FIELDS, "bank.toml:5:11: subject", "must be a required string"),
+        ('ingest_time = "who"\n' + HEAD + FIELDS, "bank.toml:1:15: ingest_time", "must be a required timestamp"),
+        ('ingest_time = "at"\n' + HEAD + FIELDS, "bank.toml:1:15: ingest_time", "same field as time"),
+        ('unknown_fields = "drop"\n' + HEAD + FIELDS, "bank.toml:1:18: unknown_fields", "allowed: refuse, ignore"),
+        (HEAD + FIELDS.replace('at = { type = "timestamp" }', "at = 5"), "bank.toml:9:6: field.at", "must be a table"),
+        (HEAD + FIELDS + "x = {}", "bank.toml:10:1: field.x.type", "is missing"),
+        (HEAD + FIELDS + 'x = { type = "float" }', "bank.toml:10:14: field.x.type", "allowed: string, enum, money"),
+        (HEAD + FIELDS + 'x = { type = "string", scale = 2 }', "bank.toml:10:24: field.x.scale", "unknown key"),
+        (HEAD + FIELDS + 'x = { type = "string", min_length = 3, max_length = 2 }', "field.x", "min_length is above"),
+        (HEAD + FIELDS + 'x = { type = "string", min_length = -1 }', "field.x", "min_length"),
+        (HEAD + FIELDS + 'x = { type = "enum", values = [] }', "bank.toml:10:31: field.x.values",
+         "distinct, non-empty"),
+        (HEAD + FIELDS + 'x = { type = "enum", values = ["a", "a"] }', "field.x.values", "distinct, non-empty"),
+        (HEAD + FIELDS + 'x = { type = "enum", values = ["a", 1] }', "field.x.values", "distinct, non-empty"),
+        (HEAD + FIELDS + 'x = { type = "money", scale = 9 }', "bank.toml:10:31: field.x.scale", "allowed: 0 to 8"),
+        (HEAD + FIELDS + 'x = { type = "money", scale = -1 }', "field.x.scale", "allowed: 0 to 8"),
+        (HEAD + FIELDS + 'x = { type = "money", at_most = 10.5 }', "field.x.at_most", "write money as text"),
+        (HEAD + FIELDS + 'x = { type = "money", at_most = "ten" }', "field.x.at_most", "write money as text"),
+        (HEAD + FIELDS + 'x = { type = "money", at_most = "10.005" }', "field.x.at_most", "at most 2 decimals"),
+        (HEAD + FIELDS + 'x = { type = "money", at_most = "1e14" }', "field.x.at_most", "10^15 minor units"),
+        (HEAD + FIELDS + 'x = { type = "money", at_most = "NaN" }', "field.x.at_most", "out of range"),
+        (HEAD + FIELDS + 'x = { type = "money", at_most = "sNaN" }', "field.x.at_most", "not an amount"),
+        (HEAD + FIELDS + 'x = { type = "money", at_most = "Infinity" }', "field.x.at_most", "out of range"),
+        (HEAD + FIELDS + 'x = { type = "money", at_most = "1e999999" }', "field.x.at_most", "not an amount"),
+        (HEAD + FIELDS + 'x = { type = "money", above = "0", at_least = "1" }', "field.x.at_least", "beside above"),
+        (HEAD + FIELDS + 'x = { type = "integer", below = 5, at_most = 5 }', "field.x.at_most", "beside below"),
+        (HEAD + FIELDS + 'x = { type = "integer", at_most = true }', "field.x.at_most", "write a whole number"),
+        (HEAD + FIELDS + 'x = { type = "integer", at_most = 9223372036854775808 }', "field.x.at_most", "out of range"),
+        (HEAD + FIELDS + 'x = { type = "integer", default = 1 }', "field.x.default", "add required = false"),
+        (HEAD + FIELDS + 'x = { type = "integer", required = false, default = "1" }', "field.x.default", "Expected"),
+        (HEAD + FIELDS + 'x = { type = "integer", required = false, default = 9, at_most = 8 }', "default", "<= 8"),
+        (HEAD + FIELDS + 'x = { type = "money", required = false, default = 1 }', "field.x.default", "leave it out"),
+        (HEAD + FIELDS + 'class = { type = "boolean" }', "bank.toml:10:1: field.class", "not a usable field name"),
+        (HEAD + FIELDS + '"a-b" = { type = "boolean" }', "field.a-b", "not a usable field name"),
+        (HEAD + FIELDS + '_x = { type = "boolean" }', "field._x", "not a usable field name"),
+        (HEAD + FIELDS + 'p = { type = "boolean" }', "field.p", "not a usable field name"),
+        (HEAD + FIELDS.replace("max_length = 64", "max_length = 1025", 1), "bank.toml:7:7: field.key", "at most 1024"),
+        (HEAD + FIELDS.replace("min_length = 1, ", "", 1), "bank.toml:7:7: field.key", "min_length to at least 1"),
+        (HEAD + FIELDS.replace("max_length = 64 }\nat", "max_length = 2000 }\nat"), "field.who", "at most 1024"),
+        ("contract = x\n", "bank.toml:1:12: is not TOML", "Invalid value"),
+        ("version = " + "9" * 5000, "bank.toml: is not valid TOML", "correct the syntax"),
+        ("a = " + "[" * 5000, "bank.toml: is n", ""),
+    ],
+)  # fmt: skip
+def test_a_wrong_contract_is_refused_by_file_line_column_and_key(text: str, where: str, what: str) -> None:
+    """Each mistake is one line that says where it stands and what is allowed there."""
+    message = str(refusal(text))
+    assert where in message
+    assert what in message
+    assert "\n" not in message
+    assert message.startswith("bank.toml:")
+
+
+def test_a_contract_that_is_no_utf8_is_refused_by_its_byte() -> None:
+    """The first byte that is not UTF-8 is named."""
+    assert "bank.toml:1:12: byte 11 is not UTF-8" in str(refusal(b'contract = \xff"x"'))
+
+
+def test_the_longest_id_is_accepted() -> None:
+    """An id may be declared with exactly the longest length that an audit entry has room for."""
+    text = FIELDS.replace("max_length = 64", f"max_length = {MAX_ID_LENGTH}")
+    assert compile_contract((HEAD + text).encode(), "bank.toml").by_name["key"].max_length == MAX_ID_LENGTH
+
+
+# -- money -------------------------------------------------------------------------------------------------------------
+
+
+@given(st.integers(-MAX_MINOR_UNITS, MAX_MINOR_UNITS), st.integers(0, MAX_SCALE))
+def test_every_amount_within_bounds_survives_the_double(units: int, scale: int) -> None:
+    """Any amount below 10^15 minor units, written as decimal JSON, comes back as exactly these units."""
+    text = str(Decimal(units).scaleb(-scale))
+    assert exact_minor_units(msgspec.json.decode(text, type=float), scale) == units
+
+
+@given(st.integers(-(10**12), 10**12), st.integers(0, 3), st.integers(1, 9))
+def test_every_amount_with_too_many_decimals_is_seen(units: int, scale: int, digit: int) -> None:
+    """One decimal more than declared is never rounded away."""
+    text = str(Decimal(units * 10 + digit).scaleb(-scale - 1))
+    assert exact_minor_units(float(text), scale) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "units"),
+    [("0.1", 10), ("0.07", 7), ("1.005", None), ("0.001", None), ("-0.0", 0), ("1e2", 10000), ("1E-2", 1),
+     ("4.35", 435), ("1e-300", None), ("500.00", 50000), ("0.30000000000000004", None),
+     ("9999999999999.99", 999999999999999)],
+)  # fmt: skip
+def test_amounts_that_binary_fractions_get_wrong(text: str, units: int | None) -> None:
+    """Amounts that a float product would miss by one unit are exact."""
+    assert exact_minor_units(float(text), 2) == units
+
+
+def test_messages_carry_no_python_names() -> None:
+    """A refusal speaks of the file, not of classes and types of the implementation."""
+    message = str(refusal(HEAD + FIELDS + 'x = { type = "money", at_most = [1] }'))
+    assert not re.search(r"Decimal|InvalidOperation|object at", message)

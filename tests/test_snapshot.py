@@ -1,0 +1,164 @@
+"""The snapshot: an engine that comes out of one goes on as the one that went in, and no damaged one is believed."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from typing import TYPE_CHECKING, Final
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pure_core import (
+    CONTEXT,
+    HALT,
+    QUARANTINE,
+    Outcome,
+    assert_same_outcome,
+    draft,
+    evaluate_lines,
+    line,
+    lines,
+    new_engine,
+    run_stream,
+)
+from tidewaiter.core.commits import prepare
+from tidewaiter.core.ledger import AuditMark, Ledger
+from tidewaiter.core.screening import Policy
+from tidewaiter.core.snapshot import MAGIC, decode, decode_header, encode, freeze
+
+if TYPE_CHECKING:
+    from tidewaiter.core.engine import Engine
+
+MARK: Final = AuditMark("audit-00000000000000000000.jsonl", 1234, 5, "a" * 64)
+SHORT: Final = Policy("quarantine", "quarantine", "admit", duplicate_horizon=7_000_001)
+
+
+def taken(engine: Engine, ledger: Ledger | None = None) -> bytes:
+    """Return the snapshot of an engine as one text."""
+    return b"".join(encode(freeze(engine, ledger if ledger is not None else Ledger(), MARK)))
+
+
+def restored(data: bytes, policy: Policy) -> Engine:
+    """Return a new engine with the state of a snapshot."""
+    found = decode(data)
+    assert found is not None
+    engine = new_engine(policy)
+    found.load_into(engine)
+    return engine
+
+
+def event(number: int, second: float) -> bytes:
+    """Return an event of one of two busy users, with an id that comes back now and then."""
+    time = f"2026-03-09T12:{int(second) // 60:02}:{second % 60:06.3f}+00:00"
+    return line(number, event_id=f"e{number % 29}", user_id=f"u{number % 2}", event_time=time, ingest_time=time,
+                amount=600 if number % 3 else 20)  # fmt: skip
+
+
+@settings(max_examples=60)
+@given(
+    st.lists(st.sampled_from([0.0, 0.25, 0.25, 1.0, 4.0, 30.0]), min_size=24, max_size=60),
+    st.integers(0, 24),
+    st.sampled_from([QUARANTINE, HALT, SHORT]),
+)
+def test_an_engine_from_a_snapshot_goes_on_as_if_nothing_happened(gaps: list[float], at: int, policy: Policy) -> None:
+    """Taken behind any event: the rest of the stream gives the same records, counts and times, byte for byte."""
+    items, second = [], 0.0
+    for number, gap in enumerate(gaps):
+        second += gap
+        items.append(event(number, second))
+    engine = new_engine(policy)
+    before = run_stream(engine, lines(*items[:at]))
+    data = taken(engine)
+    expected = run_stream(engine, lines(*items[at:]), offset=before.size)
+    assert_same_outcome(run_stream(restored(data, policy), lines(*items[at:]), offset=before.size), expected)
+
+
+def test_taking_a_snapshot_twice_gives_the_same_state() -> None:
+    """A snapshot of a restored engine holds what the first one held."""
+    engine = new_engine(SHORT)
+    evaluate_lines(engine, *(event(number, number * 0.7) for number in range(40)))
+    first, second = decode(taken(engine)), decode(taken(restored(taken(engine), SHORT)))
+    assert first is not None
+    assert second is not None
+    assert (first.header, first.ids) == (second.header, second.ids)
+
+
+def test_events_after_the_freeze_do_not_show_in_the_snapshot() -> None:
+    """The copy is taken at a batch boundary; encoding it later, while events go on, changes nothing."""
+    engine = new_engine()
+    evaluate_lines(engine, *(event(number, number) for number in range(10)))
+    expected = taken(engine)
+    frozen = freeze(engine, Ledger(), MARK)
+    evaluate_lines(engine, *(event(number, number) for number in range(10, 25)))
+    assert b"".join(encode(frozen)) == expected
+
+
+def test_the_header_is_the_committed_state() -> None:
+    """Audit mark, ledger, effective time and horizon, readable without the rest."""
+    engine = new_engine(SHORT)
+    outcome: Outcome = evaluate_lines(engine, line(0, amount=600), b"torn", line(1))
+    ledger = prepare(Ledger(), draft(outcome), CONTEXT).ledger
+    data = taken(engine, ledger)
+    header = decode_header(data)
+    found = decode(data)
+    assert header is not None
+    assert found is not None
+    assert found.header == header
+    assert (header.audit, header.ledger, header.horizon) == (MARK, ledger, SHORT.duplicate_horizon)
+    assert header.effective == 1_773_057_601_000_000
+    assert decode_header(data[: len(MAGIC) + 3]) is None
+
+
+def test_an_empty_engine_has_a_snapshot_too() -> None:
+    """Before the first event there is no effective time, and none afterwards."""
+    engine = restored(taken(new_engine()), QUARANTINE)
+    assert engine.screening.effective is None
+    assert len(engine.screening.seen) == 0
+    assert evaluate_lines(engine, line(-100)).counts.evaluated == 1
+
+
+def sample() -> bytes:
+    """Return a snapshot with ids and rule state in it."""
+    engine = new_engine(SHORT)
+    evaluate_lines(engine, *(event(number, number * 0.5) for number in range(30)))
+    return taken(engine)
+
+
+def test_no_single_flipped_bit_is_believed() -> None:
+    """One bit in each byte of the frame and of a sample of the rest: the snapshot does not count."""
+    data = sample()
+    assert decode(data) is not None
+    rng = random.Random(5)
+    ends = [*range(60), *range(len(data) - 60, len(data))]
+    for at in [*ends, *rng.sample(range(len(data)), min(len(data), 600))]:
+        changed = bytearray(data)
+        changed[at] ^= 1 << rng.randrange(8)
+        assert decode(bytes(changed)) is None, at
+
+
+def test_no_cut_or_lengthened_snapshot_is_believed() -> None:
+    """Missing bytes, zero bytes in the place of a page, and bytes behind the end."""
+    data = sample()
+    for cut in [*range(80), *range(80, len(data), 37), len(data) - 1]:
+        assert decode(data[:cut]) is None
+    assert decode(data + b"\0") is None
+    assert decode(data[:100] + bytes(100) + data[200:]) is None
+    assert decode(bytes(len(data))) is None
+
+
+def test_a_snapshot_of_another_format_is_none() -> None:
+    """Intact by its own hash, but not ours to read."""
+    body = sample()[: -(4 + 32)].replace(b"snapshot/1", b"snapshot/2", 1)
+    assert decode(body + bytes(4) + hashlib.sha256(body).digest()) is None
+    assert decode_header(body) is None
+
+
+def test_a_large_state_is_written_in_short_slices() -> None:
+    """No slice holds more than 2,000 ids, so that another thread can run in between; all of them come back."""
+    engine = new_engine()
+    engine.screening.seen.update((f"id{number}" for number in range(7_001)), 3)
+    slices = list(encode(freeze(engine, Ledger(), MARK)))
+    assert max(map(len, slices)) < 30_000
+    again = restored(b"".join(slices), QUARANTINE)
+    assert set(again.screening.seen) == set(engine.screening.seen)

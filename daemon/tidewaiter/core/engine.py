@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
 ENGINE: Final = "tidewaiter-engine/1"
 """The evaluation's version: changed whenever the same bytes under the same decisions could give other flags."""
+PART_BYTES: Final = 1 << 17
+"""How much is decoded and evaluated at a time: what a part needs stays in the processor's cache (measured: a third
+faster than 4 MiB at a time). No result depends on it."""
 ENGINE_DIGEST: Final = hashlib.sha256(ENGINE.encode()).hexdigest()
 
 
@@ -78,6 +81,11 @@ class Engine:
         self._time_of = attrgetter(contract.time_field)
         self._ingest_of = attrgetter(contract.ingest_field) if contract.ingest_field else None
 
+    @property
+    def keys(self) -> int:
+        """How many ids and keys are kept: what a snapshot costs is proportional to it."""
+        return len(self.screening.seen) + self.rules.keys()
+
     def load_rules(self, state: RuleState) -> None:
         """Go on with `state`."""
         self.rules = state
@@ -99,39 +107,51 @@ class Engine:
         """Evaluate the next piece. `start` is the global offset of its segment's first byte, `segment` its name."""
         if isinstance(piece, LongLine):
             return self._evaluate_long_line(piece, start, segment, halted=self.policy.invalid == "halt")
-        lines = _Lines(piece, start)
-        entries = decode_block(self.contract, piece.data, lines.cut, at_start=piece.offset == 0)
+        records: list[tuple[str, bytes]] = []
+        counts, size, halt = Counts(), 0, None
+        while size < len(piece.data) and halt is None:
+            end = piece.data.rfind(b"\n", size, size + PART_BYTES) + 1 or piece.data.index(b"\n", size) + 1
+            whole = size == 0 and end == len(piece.data)
+            part = piece if whole else Block(piece.offset + size, piece.data[size:end])
+            done, halt = self._evaluate_part(part, start, segment, records, counts)
+            size += done
+        counts.flags = len(records) - counts.rejected
+        return Evaluation(records, counts, size, utc_text(self.screening.effective), halt)
+
+    def _evaluate_part(
+        self, part: Block, start: int, segment: str, records: list[tuple[str, bytes]], counts: Counts
+    ) -> tuple[int, Halt | None]:
+        """Evaluate some lines, adding to `records` and `counts`; return how many bytes are done, and a halt."""
+        lines = _Lines(part, start)
+        entries = decode_block(self.contract, part.data, lines.cut, at_start=part.offset == 0)
         admitted = self.screening.screen(entries)
         flags = self._flags(admitted, lines)
-        counts = Counts(events_read=len(entries), evaluated=len(admitted.events), admitted=admitted.admitted_late)
-        counts.flags = len(flags)
-        halt = None
-        size = len(piece.data)
+        counts.evaluated += len(admitted.events)
+        counts.admitted += admitted.admitted_late
+        if not admitted.faults:
+            counts.events_read += len(entries)
+            records += [("flags", record) for _, record in flags]
+            return len(part.data), None
+        read, size, halt = len(entries), len(part.data), None
+        faults = admitted.faults
         if admitted.halt is not None:
-            _, fault = admitted.faults.pop()
-            counts.events_read = admitted.halt
-            size = lines.offset(admitted.halt) - lines.base
-            halt = lines.halt(admitted.halt, fault, segment)
-        if admitted.faults:
-            flags += [
-                (line, "rejections", self._rejection(lines, line, fault, entries[line]))
-                for line, fault in admitted.faults
-            ]
-            flags.sort(key=itemgetter(0))  # stable: the flags of one line keep their order
-            for _, fault in admitted.faults:
-                setattr(counts, fault.kind, getattr(counts, fault.kind) + 1)
-            counts.rejected = len(admitted.faults)
-        return Evaluation(
-            records=[(projection, record) for _, projection, record in flags],
-            counts=counts,
-            size=size,
-            last_event_time=utc_text(self.screening.effective),
-            halt=halt,
-        )
+            _, fault = faults.pop()
+            read = admitted.halt
+            size = lines.offset(read) - lines.base
+            halt = lines.halt(read, fault, segment)
+        counts.events_read += read
+        counts.rejected += len(faults)
+        for _, fault in faults:
+            setattr(counts, fault.kind, getattr(counts, fault.kind) + 1)
+        merged = [(line, "flags", record) for line, record in flags]
+        merged += [(line, "rejections", self._rejection(lines, line, fault, entries[line])) for line, fault in faults]
+        merged.sort(key=itemgetter(0))  # stable: the flags of one line keep their order
+        records += [(projection, record) for _, projection, record in merged]
+        return size, halt
 
-    def _flags(self, admitted: Admitted, lines: _Lines) -> list[tuple[int, str, bytes]]:
+    def _flags(self, admitted: Admitted, lines: _Lines) -> list[tuple[int, bytes]]:
         hits = self._evaluate(admitted.events, admitted.times, *admitted.money)
-        flags: list[tuple[int, str, bytes]] = []
+        flags: list[tuple[int, bytes]] = []
         render, original_text = self.ruleset.render, self.contract.original_text
         events, numbers = admitted.events, admitted.lines
         last = -1
@@ -147,7 +167,7 @@ class Engine:
                 if ingest_time is not None and len(ingest_time) > QUOTED_TIME_LENGTH and self._ingest_of is not None:
                     ingest_time = _shortened(self._ingest_of(events[at]))
             record = render(hit, events[at], event_time, ingest_time, lines.offset(line))
-            flags.append((line, "flags", record))
+            flags.append((line, record))
         return flags
 
     def reject_tail(self, piece: LongLine, start: int) -> Evaluation:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Sequence
+from itertools import chain
 from operator import attrgetter, le
 from typing import TYPE_CHECKING, Any, Final
 
@@ -23,7 +24,7 @@ from msgspec import Struct
 from tidewaiter.core.decoding import LineFault
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
     from tidewaiter.core.contract import Contract, Field
 
@@ -33,6 +34,7 @@ EARLIEST: Final = dt.datetime(1000, 1, 1, tzinfo=dt.UTC)
 LATEST: Final = dt.datetime(9000, 1, 1, tzinfo=dt.UTC)
 """Event times from EARLIEST up to but not including LATEST: every sum with a lookback or an offset stays a date."""
 _FORGET_PER_CALL: Final = 20_000
+_SMALL_CHUNK: Final = 512
 
 
 class Policy(Struct, frozen=True):
@@ -75,8 +77,12 @@ class SeenIds:
         """`horizon` is in microseconds of event time."""
         self.width = max((horizon + 1) // 2, 1)  # rounded up: two widths must cover the horizon
         self._period = -(1 << 62)
-        self._sets: list[set[str]] = [set(), set(), set()]  # current period first
-        self._forgotten: list[set[str]] = []
+        # Current period first. Beside each set its ids stand once more, in chunks that never change once they are
+        # there: a snapshot takes the chunks as they are, where copying a large set would stall the stream.
+        self._sets: list[set[str]] = [set(), set(), set()]
+        self._chunks: list[list[list[str]]] = [[], [], []]
+        self._tail: list[str] = []
+        self._forgotten: list[tuple[set[str], list[list[str]]]] = []
 
     def period_of(self, time: dt.datetime) -> int:
         """Return the number of the period that holds `time`."""
@@ -90,48 +96,86 @@ class SeenIds:
         """Return the sets that count when judged from `period`; looking never forgets anything."""
         return self._sets[: max(len(self._sets) - max(period - self._period, 0), 0)]
 
-    def none_of(self, ids: set[str], period: int) -> bool:
-        """Return whether no id of `ids` was seen, judged from within `period`."""
-        return all(seen.isdisjoint(ids) for seen in self._within_reach(period))
-
     def contains(self, event_id: str, period: int) -> bool:
         """Return whether `event_id` was seen, judged from within `period`."""
         return any(event_id in seen for seen in self._within_reach(period))
 
-    def update(self, ids: Iterable[str], period: int) -> None:
-        """Register ids of evaluated events in `period`, which never goes back."""
-        for _ in range(min(max(period - self._period, 0), len(self._sets))):
+    def add_new(self, ids: list[str], period: int) -> bool:
+        """Register `ids` of `period` if none was seen and none is in it twice; otherwise change nothing.
+
+        `ids` is kept as it is and must not change any more.
+        """
+        if not all(seen.isdisjoint(ids) for seen in self._within_reach(period)):
+            return False
+        self._move_to(period)
+        seen = self._sets[0]
+        before = len(seen)
+        seen.update(ids)
+        if len(seen) - before != len(ids):  # twice among themselves; none of them was there before
+            seen.difference_update(ids)
+            return False
+        if len(ids) >= _SMALL_CHUNK:
+            self._chunks[0].append(ids)
+        else:
+            self._tail += ids
+            self._seal_tail(_SMALL_CHUNK)
+        return True
+
+    def add(self, event_id: str, period: int) -> None:
+        """Register the id of an evaluated event, which `contains` has just denied, in `period`."""
+        self._move_to(period)
+        self._sets[0].add(event_id)
+        self._tail.append(event_id)
+        self._seal_tail(_SMALL_CHUNK)
+
+    def _seal_tail(self, least: int) -> None:
+        if len(self._tail) >= least:
+            self._chunks[0].append(self._tail)
+            self._tail = []
+
+    def _move_to(self, period: int) -> None:
+        """Begin `period`, if it is new; a period never goes back."""
+        if period <= self._period:
+            return
+        self._seal_tail(1)
+        for _ in range(min(period - self._period, len(self._sets))):
             self._sets.insert(0, set())
-            self._forgotten.append(self._sets.pop())
-        self._period = max(period, self._period)
-        self._sets[0].update(ids)
+            self._chunks.insert(0, [])
+            self._forgotten.append((self._sets.pop(), self._chunks.pop()))
+        self._period = period
 
     def forget_some(self) -> None:
         """Release part of what has left the horizon, little by little: dropping a big set at once would stall."""
         while self._forgotten:
-            old = self._forgotten[-1]
-            if len(old) <= _FORGET_PER_CALL:
-                self._forgotten.pop()
+            old, chunks = self._forgotten[-1]
+            released = 0
+            while chunks and released < _FORGET_PER_CALL:
+                chunk = chunks.pop()  # a snapshot that is being written may hold it a little longer
+                old.difference_update(chunk)
+                released += len(chunk)
+            if chunks:
                 return
-            for _ in range(_FORGET_PER_CALL):
-                old.pop()
-            return
+            self._forgotten.pop()
 
-    def freeze(self) -> tuple[int, list[list[str]]]:
-        """Return the period and a shallow copy of the ids, current period first."""
-        return self._period, [list(seen) for seen in self._sets]
+    def freeze(self) -> tuple[int, list[list[list[str]]]]:
+        """Return the period and the chunks of ids, current period first; costs next to nothing."""
+        self._seal_tail(1)
+        return self._period, [list(chunks) for chunks in self._chunks]
 
-    def load(self, period: int, sets: Sequence[set[str]]) -> None:
-        """Take over what `freeze` gave."""
+    def load(self, period: int, chunks: Sequence[list[list[str]]]) -> None:
+        """Take over what `freeze` gave; the chunks become this object's own."""
         self._period = period
-        self._sets = [set(seen) for seen in sets]
+        self._chunks = list(chunks)
+        self._sets = [set(chain.from_iterable(each)) for each in chunks]
 
     def rehorizon(self, horizon: int) -> SeenIds:
         """Return these ids under another horizon: what was kept counts as seen in the current period."""
         new = SeenIds(horizon)
         if self._period > -(1 << 62):
+            _, kept = self.freeze()
             new._period = (self._period + 1) * self.width // new.width
-            new._sets[0] = set().union(*self._sets)
+            new._chunks[0] = [chunk for chunks in reversed(kept) for chunk in chunks]
+            new._sets[0] = set(chain.from_iterable(new._chunks[0]))
         return new
 
     def __iter__(self) -> Iterator[str]:
@@ -188,9 +232,7 @@ class Screening:
         period = self.seen.period_of(first)
         if self.seen.period_of(last) != period:
             return None
-        ids = set(map(self._id_of, events))
-        if len(ids) != len(events) or not self.seen.none_of(ids, period):
-            return None
+        ids = list(map(self._id_of, events))
         if any(map(str.isspace, ids)) or any(map(str.isspace, map(self._subject_of, events))):
             return None
         columns = {}
@@ -199,7 +241,8 @@ class Screening:
             if column is None:
                 return None
             columns[field.name] = column
-        self.seen.update(ids, period)
+        if not self.seen.add_new(ids, period):
+            return None
         self.effective = last
         return Admitted(
             events=events, lines=None, times=times, money=[columns[name] for name in self._columns],
@@ -236,7 +279,7 @@ class Screening:
             for name, amount in amounts.items():
                 money[name].append(amount)
             # registered under the effective time: the period never goes back
-            self.seen.update((self._id_of(entry),), self.seen.period_of(self.effective))
+            self.seen.add(self._id_of(entry), self.seen.period_of(self.effective))
         return Admitted(
             events=events, lines=lines, times=times, money=[money[name] for name in self._columns],
             faults=faults, admitted_late=late, halt=halt,

@@ -5,7 +5,7 @@ inside of its own state, and to recovery the question which snapshot counts.
 
 Format 1: the line ``tidewaiter-snapshot/1``; then frames of a 4-byte little-endian length and that many bytes of
 MessagePack; then a zero length and the SHA-256 of everything before it. The first frame is the `Header`; each further
-one is a pair of a tag and its content: ``["ids", n, [id, …]]`` for the n-th set of the duplicate horizon, or
+one is a pair of a tag and its content: ``["ids", n, [id, …]]`` for a chunk of the n-th set of the duplicate horizon, or
 ``["rules", bytes]`` for a slice of the ruleset's state.
 """
 
@@ -19,6 +19,7 @@ import msgspec
 from msgspec import Struct
 
 from tidewaiter.core.audit import UNREADABLE
+from tidewaiter.core.errors import IntegrityRefusal
 from tidewaiter.core.ledger import AuditMark, Ledger
 from tidewaiter.core.scenarios import FrozenState
 from tidewaiter.core.screening import EPOCH, MICROSECOND
@@ -46,7 +47,7 @@ class Frozen(Struct, gc=False):
     """The state at a batch boundary, copied so shallowly that the engine may go on at once."""
 
     header: Header
-    ids: list[list[str]]
+    ids: list[list[list[str]]]
     rules: FrozenState
 
 
@@ -78,27 +79,45 @@ def encode(frozen: Frozen) -> Iterator[bytes]:
 def _frames(frozen: Frozen) -> Iterator[bytes]:
     pack = msgspec.msgpack.encode
     yield pack(frozen.header)
-    for number, ids in enumerate(frozen.ids):
-        for at in range(0, len(ids), _SLICE):
-            yield pack(["ids", number, ids[at : at + _SLICE]])
-    for chunk in frozen.rules.encode_chunks():
-        yield pack(["rules", 0, chunk])
+    for number, chunks in enumerate(frozen.ids):
+        for chunk in chunks:
+            for at in range(0, len(chunk), _SLICE):
+                yield pack(["ids", number, chunk[at : at + _SLICE]])
+    for part in frozen.rules.encode_chunks():
+        yield pack(["rules", 0, part])
 
 
 class Snapshot(Struct):
-    """A decoded snapshot, not yet tied to an engine."""
+    """A snapshot whose bytes are as they were written; what is inside is decoded only when it is needed."""
 
     header: Header
-    ids: list[set[str]]
-    rules: list[bytes]
+    data: bytes
 
     def load_into(self, engine: Engine) -> None:
-        """Give the engine the state of the snapshot; contract, ruleset and policy must be those it was taken under."""
+        """Give the engine the state of the snapshot; contract, ruleset and policy must be those it was taken under.
+
+        Raises IntegrityRefusal for contents that this version does not understand.
+        """
+        ids: list[list[list[str]]] = [[], [], []]
+        rules: list[bytes] = []
+        frames = _split(self.data)
+        next(frames)
+        try:
+            for frame in frames:
+                tag, number, content = _tagged.decode(frame)
+                if tag == "ids":
+                    ids[number].append(content)
+                else:
+                    rules.append(content)
+        except (*UNREADABLE, IndexError) as error:
+            raise IntegrityRefusal(
+                "a snapshot is of a version that is not understood", hint="run the version that wrote it"
+            ) from error
         screening = engine.screening
         micros = self.header.effective
         screening.effective = None if micros is None else EPOCH + dt.timedelta(microseconds=micros)
-        screening.seen.load(self.header.period, self.ids)
-        engine.load_rules(FrozenState.decode(self.rules))
+        screening.seen.load(self.header.period, ids)
+        engine.load_rules(FrozenState.decode(rules))
 
 
 def decode_header(data: bytes) -> Header | None:
@@ -118,20 +137,8 @@ def decode(data: bytes) -> Snapshot | None:
         or hashlib.sha256(memoryview(data)[:end]).digest() != data[end + 4 :]
     ):
         return None
-    frames = _split(data)
-    try:
-        header = msgspec.msgpack.decode(next(frames), type=Header)
-        ids: list[set[str]] = [set(), set(), set()]
-        rules: list[bytes] = []
-        for frame in frames:
-            tag, number, content = _tagged.decode(frame)
-            if tag == "ids":
-                ids[number].update(content)
-            else:
-                rules.append(content)
-    except (*UNREADABLE, StopIteration):
-        return None
-    return Snapshot(header, ids, rules)
+    header = decode_header(data)
+    return None if header is None else Snapshot(header, data)
 
 
 _tagged: Final[msgspec.msgpack.Decoder[tuple[str, int, Any]]] = msgspec.msgpack.Decoder(tuple[str, int, Any])

@@ -19,9 +19,11 @@ import pytest
 
 from support import cli_environment, run_cli
 from tidewaiter.core.errors import ConfigError, DurabilityError, IntegrityRefusal, SourceHalt
+from tidewaiter.edges.durable import Disk
 from tidewaiter.shell.commands import app, progress
 from tidewaiter.shell.commands import run as run_command
 from tidewaiter.shell.settings import NoProgress, RunOptions, Settings
+from tidewaiter.shell.state_owner import claim, read_owner
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,6 +48,14 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, repository: Path) -> P
         f'[rules]\nfile = "{shipped / "rules" / "money_flow.toml"}"\n'
     )
     return tmp_path
+
+
+def claimed(here: Path, name: str, path: str) -> Path:
+    """Return a state directory under `here` that belongs to the stream `name` at `path`."""
+    state = here / "state"
+    (state / "audit").mkdir(parents=True, exist_ok=True)
+    claim(Disk(), state, name, here / path)
+    return state
 
 
 @pytest.fixture
@@ -231,6 +241,9 @@ def test_a_wrong_configuration_is_one_line_and_exit_2(
         (["gone/x.jsonl"], "its directory does not exist: create"),
         (["in/loop.jsonl"], "cannot be read: Too many levels of symbolic links: check the path"),
         (["--state-dir", "in/events.jsonl/x"], "in/events.jsonl: is not a directory: name a directory"),
+        (["--state-dir", "config"], "config: is not empty and no state directory: it holds tidewaiter.toml: name an"),
+        (["in/evnts.jsonl"], "in/evnts.jsonl does not exist: correct the path; without --once the daemon waits for it"),
+        (["in/segments/"], "in/segments does not exist: correct the path"),
         (["--accept-state-loss"], "is a recorded decision: add --reason TEXT and --actor NAME"),
         (["--reason", "x"], "use them with --accept-state-loss only"),
         (["--stream-name", "a/b"], '--stream-name: "a/b" is not a stream name'),
@@ -241,8 +254,10 @@ def test_run_refuses_what_cannot_work(
 ) -> None:
     """Each is one line that says what to do, and exit 2."""
     (here / "in" / "loop.jsonl").symlink_to("loop.jsonl")
+    before = sorted(here.rglob("*"))
     assert app.main(["run", "--once", *arguments]) == 2
     assert said in one_line(capsys)
+    assert sorted(here.rglob("*")) == before
 
 
 # -- run -----------------------------------------------------------------------------------------------------------
@@ -283,6 +298,55 @@ def test_once_starts_no_producer(here: Path, runs: list[tuple[Settings, RunOptio
     assert app.main(["run"]) == 0
     assert app.main(["run", "--once"]) == 0
     assert [settings.producer is None for settings, _ in runs] == [False, True]
+
+
+def test_a_stream_may_come_late_or_be_between_two_files(here: Path, runs: list[tuple[Settings, RunOptions]]) -> None:
+    """The daemon waits for a file; `--once` is content with the older files of a rotation."""
+    assert app.main(["run", "in/later.jsonl"]) == 0
+    (here / "in" / "later.jsonl.1").write_text("")
+    assert app.main(["run", "in/later.jsonl", "--once"]) == 0
+    assert len(runs) == 2
+
+
+@pytest.mark.parametrize("command", [["run"], ["run", "--once"], ["check"]])
+def test_a_state_directory_takes_one_stream(
+    here: Path, runs: list[tuple[Settings, RunOptions]], capsys: pytest.CaptureFixture[str], command: list[str]
+) -> None:
+    """Another stream is refused before anything is written; the same one may have moved."""
+    state = claimed(here, "events", "in/events.jsonl")
+    (here / "in" / "other.jsonl").write_text("")
+    before = sorted(here.rglob("*"))
+    assert app.main([*command, "in/other.jsonl", "--state-dir", str(state)]) == 2
+    said = one_line(capsys)
+    assert f"{state}: belongs to stream events ({here}/in/events.jsonl), not other: use another --state-dir" in said
+    assert sorted(here.rglob("*")) == before
+    assert runs == []
+    (here / "moved").mkdir()
+    (here / "in" / "events.jsonl").replace(here / "moved" / "events.jsonl")
+    assert app.main([*command, "moved/events.jsonl", "--state-dir", str(state)]) == 0
+
+
+def test_a_claim_is_kept_and_follows_a_move(here: Path) -> None:
+    """The first stream owns the directory; a move changes its path only, another stream nothing."""
+    state = claimed(here, "events", "in/events.jsonl")
+    with pytest.raises(ConfigError, match="belongs to stream events"):
+        claim(Disk(), state, "other", here / "in" / "other.jsonl")
+    claimed(here, "events", "moved/events.jsonl")
+    owner = read_owner(state)
+    assert owner is not None
+    assert (owner.name, owner.path) == ("events", str(here / "moved" / "events.jsonl"))
+    (state / "stream.json").write_text("{")
+    assert read_owner(state) is None
+
+
+@pytest.mark.parametrize("name", ["log", "lost+found", "checkpoint.json"])
+def test_a_folder_that_may_be_a_state_directory_is_left_to_the_start(
+    here: Path, runs: list[tuple[Settings, RunOptions]], name: str
+) -> None:
+    """What stands there before a first start is no obstacle; whether an audit log was lost, recovery judges."""
+    (here / "state" / name).mkdir(parents=True)
+    assert app.main(["run", "--state-dir", "state"]) == 0
+    assert len(runs) == 1
 
 
 def test_run_makes_the_directory_of_a_produced_stream(here: Path, runs: list[tuple[Settings, RunOptions]]) -> None:
@@ -538,6 +602,7 @@ def test_nothing_is_wrapped_in_a_pipe(
 ) -> None:
     """Where no person looks, a value stands on one line however long it is, without blanks behind it."""
     monkeypatch.setenv("COLUMNS", "40")
+    (here / ("x" * 90)).mkdir()
     assert app.main(["check", str(here / ("x" * 90) / "y.jsonl")]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert any(re.fullmatch(r"stream +y: x{90}/y\.jsonl", line) for line in lines)
@@ -545,10 +610,40 @@ def test_nothing_is_wrapped_in_a_pipe(
     assert all(line == line.rstrip() for line in lines)
 
 
-def test_check_warns_of_a_missing_stream_directory(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """It is no error of the configuration, but a start would fail."""
-    assert app.main(["check", "gone/x.jsonl"]) == 0
-    assert "does not exist: a start would fail" in capsys.readouterr().out
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["gone/x.jsonl"], "gone/x.jsonl: its directory does not exist: create"),
+        (["--state-dir", "in/events.jsonl/x"], "in/events.jsonl: is not a directory"),
+        (["--state-dir", "in/events.jsonl"], "in/events.jsonl: is not a directory"),
+        (["--state-dir", "config"], "config: is not empty and no state directory"),
+    ],
+)
+def test_check_fails_where_a_start_would(
+    here: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+) -> None:
+    """What it accepts can be started; asked for the function or the schema only, it does not look at the places."""
+    (here / "in" / "x.jsonl").write_text("")
+    stream = [] if arguments[0] != "--state-dir" else ["in/x.jsonl"]
+    assert app.main(["check", *stream, *arguments]) == 2
+    assert said in one_line(capsys)
+    assert app.main(["check", *stream, *arguments, "--json-schema"]) == 0
+
+
+def test_check_warns_of_a_stream_that_is_not_there_yet(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A start would wait for it."""
+    assert app.main(["check", "in/later.jsonl"]) == 0
+    assert "later.jsonl does not exist yet: the daemon will wait for it" in capsys.readouterr().out
+
+
+def test_a_missing_choice_names_what_is_allowed(
+    here: Path, repository: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever forgot it need not look it up."""
+    shipped = repository / "config" / "rules" / "money_flow.toml"
+    (here / "rules.toml").write_text(re.sub(r"(?m)^severity = .*\n", "", shipped.read_text(), count=1))
+    assert app.main(["check", "--rules", "rules.toml"]) == 2
+    assert "severity: is missing: allowed: low, medium, high" in one_line(capsys)
 
 
 def test_check_prints_the_generated_function(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -606,6 +701,8 @@ def test_generate_writes_the_same_bytes_for_the_same_seed(here: Path, capsys: py
         ["--events", "0"],
         ["--events", "5", "--bad", "2"],
         ["--events", "5", "--users", "0"],
+        ["--events", "5", "--seed", "-3"],
+        ["--events", "5", "--seed", str(2**63)],
         ["--events", "5", "--start", "yesterday"],
     ],
 )

@@ -5,7 +5,9 @@ Here it runs as the command line program, in a process of its own, unless a test
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import errno
 import json
 import signal
 import time
@@ -15,9 +17,13 @@ import pytest
 
 from rigs import daemon
 from rigs.daemon import Following, make_settings, make_stream
-from support import run_cli, started_cli, wait_until
-from tidewaiter.core.errors import EXIT_CLEAN, EXIT_HALTED, EXIT_INTEGRITY
+from support import run_cli, started_cli, wait_until, wait_until_async
+from tidewaiter.core.errors import EXIT_CLEAN, EXIT_HALTED, EXIT_INTEGRITY, DurabilityError
 from tidewaiter.core.money_flow_generator import MoneyFlowGenerator, number_of
+from tidewaiter.edges.durable import Disk
+from tidewaiter.edges.recovery import Recovered, recover
+from tidewaiter.shell import supervisor
+from tidewaiter.shell.settings import RunOptions
 
 if TYPE_CHECKING:
     import subprocess
@@ -272,6 +278,57 @@ async def test_silence_is_an_alarm(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     daemon.assert_consistent(state)
 
 
+# -- signals during a start --------------------------------------------------------------------------------------------
+
+
+async def test_stop_while_the_disk_is_full_during_the_start(tmp_path: Path) -> None:
+    """The first decision does not fit on the disk: a stop ends the waiting, though nothing is ready yet."""
+    stream, state = make_stream(tmp_path / "in" / "events.jsonl", 50), tmp_path / "state"
+
+    class FullAtTheDecision(Disk):
+        full = False
+
+        def _pwrite(self, fd: int, data: bytes | memoryview, offset: int) -> int:
+            self.full = self.full or b'"action":"decision.recorded"' in bytes(data)
+            if self.full:
+                raise OSError(errno.ENOSPC, "full")
+            return super()._pwrite(fd, data, offset)
+
+    settings = make_settings(stream, state)
+    full = supervisor._Supervisor(settings, RunOptions(), FullAtTheDecision())
+    running_daemon = asyncio.create_task(full.run())
+    await wait_until_async(lambda: daemon.log_events(state, "disk.full"))
+    assert full.consumer is None
+    full._stop(signal.SIGTERM)
+    with pytest.raises(DurabilityError):
+        await asyncio.wait_for(running_daemon, 5)
+    daemon.succeed(settings)
+    daemon.assert_consistent(state)
+
+
+async def test_reload_asked_for_during_the_start_is_done_behind_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SIGHUP while the daemon recovers is not lost: the configuration is read again when it runs."""
+    stream, state = make_stream(tmp_path / "in" / "events.jsonl", 50), tmp_path / "state"
+    following, loop = Following(make_settings(stream, state)), asyncio.get_running_loop()
+    seen: list[object] = []
+
+    def hang_up() -> None:
+        seen.append(following.supervisor.consumer)
+        following.supervisor._reload()
+
+    def recover_meanwhile(disk: Disk, directory: Path) -> Recovered:
+        loop.call_soon_threadsafe(hang_up)
+        return recover(disk, directory)
+
+    monkeypatch.setattr(supervisor, "recover", recover_meanwhile)
+    async with following:
+        # settings made directly have no file: that it was looked for is what shows
+        await following.until(lambda: daemon.log_events(state, "config.reloaded", "config.refused"))
+    assert seen == [None]
+
+
 # -- what a run leaves -------------------------------------------------------------------------------------------------
 
 
@@ -311,9 +368,50 @@ def test_crashed_run_is_closed_as_failed_by_the_next_start(tmp_path: Path) -> No
     crashed, after = run_logs(state)
     assert crashed["status"] == "failed"
     assert "crash" in crashed["error"]
-    assert crashed["ended_at"]
+    lines = stream.read_bytes().count(b"\n")
+    rejected = (state / "rejections.jsonl").read_bytes().count(b"\n")
+    commit = [entry for entry in daemon.entries(state, "batch.committed") if entry["run_id"] == crashed["run_id"]][-1]
+    assert crashed | {
+        "final_offset": stream.stat().st_size, "events_read": lines, "events_valid": lines - rejected,
+        "flags_emitted": (state / "flags.jsonl").read_bytes().count(b"\n"), "events_rejected": rejected,
+        "ended_at": commit["timestamp"],
+    } == crashed  # fmt: skip
+    assert crashed["ended_at"] < crashed["closed_at"]
+    assert (after["closed_at"], after["totals_at_start"]["events_read"]) == (None, lines)
     assert (after["status"], after["events_read"], after["resume_offset"]) == ("success", 0, stream.stat().st_size)
     assert daemon.entries(state, "run.started")[-1]["crashed_runs"] == [crashed["run_id"]]
+
+
+def mark_as_crashed(log: Path) -> None:
+    """Make a run log what a killed run leaves."""
+    unknown = {"status": "running", "ended_at": None, "final_offset": None, "error": None}
+    counts = dict.fromkeys(["events_read", "events_valid", "flags_emitted", "events_rejected"], 0)
+    log.write_text(json.dumps(json.loads(log.read_bytes()) | unknown | counts), encoding="utf-8")
+
+
+def test_figures_of_a_crashed_run_are_its_own(tmp_path: Path) -> None:
+    """Neither the runs before it nor an operator's decision behind the crash count; unknown times stay unknown."""
+    stream, state = make_stream(tmp_path / "in" / "events.jsonl", 300, bad=0), tmp_path / "state"
+    lines = stream.read_bytes().splitlines(keepends=True)
+    stream.write_bytes(b"".join(lines[:100]))
+    settings = make_settings(stream, state, invalid="halt")
+    daemon.succeed(settings)
+    (first,) = (state / "runs").iterdir()
+    halted_at = sum(map(len, lines[:200]))
+    stream.write_bytes(b"".join([*lines[:200], b"{}\n", *lines[200:]]))
+    assert daemon.run(settings).status == EXIT_HALTED
+    (second,) = {*(state / "runs").iterdir()} - {first}
+    for path in (first, second):  # two that nobody closed: only the newest can be told from the audit log
+        mark_as_crashed(path)
+    daemon.skip(settings, halted_at)
+    daemon.succeed(settings)
+    older, crashed, after = run_logs(state)
+    assert (crashed["resume_offset"], crashed["final_offset"]) == (sum(map(len, lines[:100])), halted_at)
+    assert (crashed["status"], crashed["events_read"], crashed["ended_at"]) == ("failed", 100, None)
+    assert (older["status"], older["final_offset"], older["events_read"]) == ("failed", None, 0)
+    assert older["closed_at"] == crashed["closed_at"]
+    assert crashed["closed_at"] is not None
+    assert (after["status"], after["events_read"]) == ("success", len(lines) - 200)
 
 
 def test_validation_report(tmp_path: Path) -> None:

@@ -317,6 +317,40 @@ def test_what_comes_too_late_halts_until_accepted(place: Place, what: str) -> No
     place.assert_all()
 
 
+def test_accepted_gap_does_not_cover_a_later_one(place: Place) -> None:
+    """What vanishes between the decision and the next start halts again, with what is missing now."""
+    place.append(0, 100, member(place.live, ".5"))
+    for number, first in ((3, 150), (2, 200), (1, 250)):
+        place.append(first, first + 50, member(place.live, f".{number}"))
+    place.append(300, len(place.lines))
+    position = assert_halted(place, "events.jsonl.4: not there")
+    daemon.skip(place.settings(), position)
+    member(place.live, ".3").unlink()
+    ended = place.run()
+    assert (ended.status, "events.jsonl.4, events.jsonl.3: not there" in ended.message) == (EXIT_HALTED, True)
+    daemon.skip(place.settings(), position)
+    assert place.run().status == EXIT_CLEAN
+    totals = daemon.entries(place.state, "batch.committed")[-1]["totals"]
+    assert totals["events_read"] == len(place.lines) - 100
+
+
+def test_late_bytes_accepted_in_an_empty_segment_are_not_its_successor(place: Place) -> None:
+    """The closed successor keeps its record: it is not read a second time."""
+    place.append(0, 0, member(place.live, ".1"))
+    place.append(0, 100)
+    assert place.run().status == EXIT_CLEAN
+    rotate(place.live)
+    place.append(0, 0)
+    assert place.run().status == EXIT_CLEAN
+    with member(place.live, ".2").open("ab") as file:
+        file.write(b'{"late": 1}\n')
+    daemon.skip(place.settings(), assert_halted(place, "was closed with 0 bytes"))
+    assert place.run().status == EXIT_CLEAN
+    place.append(100, len(place.lines))
+    assert place.run().status == EXIT_CLEAN
+    place.assert_all()
+
+
 async def test_segment_deleted_while_it_is_read(place: Place) -> None:
     """An unlinked file is read to its end, as long as the daemon has it open."""
     place.append(0, 150)

@@ -133,6 +133,7 @@ def test_kill_at_random_moments_under_load_with_rotation(tmp_path: Path, kills: 
     rng = random.Random(kills)
     live, state = tmp_path / "in" / "events.jsonl", tmp_path / "state"
     live.parent.mkdir()
+    live.touch()
     config = daemon.write_config(
         tmp_path / "config", live, state, state='segment_bytes = "200KiB"\nsnapshot_events = 1000',
         batch='max_bytes = "64KiB"',

@@ -272,6 +272,25 @@ def test_between_two_segments_there_is_a_next_start_and_no_position() -> None:
     assert ledger.closed == [CLOSED]
 
 
+def test_an_accepted_gap_is_held_with_its_evidence_until_something_behind_it_was_read() -> None:
+    """The decision is for one gap: a batch or a closed segment, also an empty one, ends it."""
+    evidence: dict[str, str | int] = {"kind": "gap", "missing": 1}
+    ledger, _ = write([(audit.DECISION_RECORDED, Decision("gap", "lost", evidence=evidence))])
+    assert ledger.gap_accepted == evidence
+    assert write([[]], ledger)[0].gap_accepted is None
+    assert write([(audit.SEGMENT_CLOSED, CLOSED)], ledger)[0].gap_accepted is None
+
+
+def test_accepted_late_bytes_take_the_place_of_the_segment_that_grew() -> None:
+    """An empty segment and its successor have the same start, and may have had the same name."""
+    empty = msgspec.structs.replace(CLOSED, segment=SegmentId(CLOSED.segment.name, 1, 3, 0, ""), length=0, tail_len=0)
+    grown = msgspec.structs.replace(empty, length=9)
+    decision = Decision("late_bytes", "known", accepted=[grown], evidence={"closed_index": 0})
+    closed = [(audit.SEGMENT_CLOSED, empty), (audit.SEGMENT_CLOSED, CLOSED)]
+    ledger, _ = write([*closed, (audit.DECISION_RECORDED, decision)])
+    assert ledger.closed == [grown, CLOSED]
+
+
 def test_a_run_is_open_between_its_start_and_its_end() -> None:
     """So the next start knows which run crashed."""
     ledger, _ = write([(audit.RUN_STARTED, {}), []])

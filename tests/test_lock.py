@@ -249,6 +249,17 @@ def test_missing_state_directory_is_a_configuration_error(path: Path) -> None:
         StateLock(path.parent / "missing" / "lock").acquire()
 
 
+@pytest.mark.root
+def test_lock_that_root_makes_belongs_to_the_owner_of_its_directory(path: Path) -> None:
+    """Root's `skip` in the daemon's directory must not leave a lock that the daemon cannot take."""
+    os.chown(path.parent, 1234, 4321)
+    with StateLock(path):
+        assert (path.stat().st_uid, path.stat().st_gid) == (1234, 4321)
+    os.chown(path, 5, 6)
+    with StateLock(path):  # one that was there stays whose it is
+        assert (path.stat().st_uid, path.stat().st_gid) == (5, 6)
+
+
 @pytest.mark.parametrize("kind", ["directory", "fifo", "symlink"])
 def test_anything_but_a_regular_file_is_refused(path: Path, kind: str) -> None:
     """Only a plain file under its own name can be the lock."""

@@ -60,7 +60,7 @@ def test_a_minimal_file_gets_the_documented_defaults(place: Path) -> None:
     assert settings.state.dir == place / "var" / "events"
     assert (settings.state.segment_bytes, settings.state.snapshot_events) == (256 << 20, 500_000)
     assert settings.state.snapshot_interval_us == 300_000_000
-    assert settings.batch_bytes == 1 << 20
+    assert settings.batch_bytes == 4 << 20
     assert (settings.log.level, settings.log.stderr) == ("info", "auto")
     assert settings.producer is None
 
@@ -126,7 +126,7 @@ def test_the_reference_names_every_key_and_its_default(repository: Path) -> None
         "path": None, "name": None, "rotate_grace": "5s", "poll_interval": "500ms", "line_limit": "1MiB",
         "silence_alarm": "off", "contract.file": None, "rules.file": None, "invalid": "halt", "duplicate": "halt",
         "order": "halt", "duplicate_horizon": "24h", "allowed_skew": "5s", "max_forward_jump": "720h", "dir": None,
-        "segment_bytes": "256MiB", "snapshot_interval": "5m", "max_bytes": "1MiB", "level": "info", "stderr": "auto",
+        "segment_bytes": "256MiB", "snapshot_interval": "5m", "max_bytes": "4MiB", "level": "info", "stderr": "auto",
         "kind": None, "rate": None, "users": None, "seed": None, "profile": "money-flow",
     }.items():  # fmt: skip
         row = f'| `{key}` | `"{default}"` |' if default is not None else f"| `{key}` |"
@@ -393,6 +393,18 @@ def test_a_stream_may_appear_late_but_its_directory_must_exist(place: Path) -> N
     check_stream_readable(load(place, MINIMAL, stream=Path("in/later.jsonl")))
     with pytest.raises(ConfigError, match=r"gone/x\.jsonl: its directory does not exist: create .*gone"):
         check_stream_readable(load(place, MINIMAL, stream=Path("gone/x.jsonl")))
+
+
+def test_nobody_waits_for_a_stream_that_is_read_once(place: Path) -> None:
+    """A misspelt file is no empty stream; a directory, and the older files of a rotation, are there."""
+    later = load(place, MINIMAL, stream=Path("in/later.jsonl"))
+    with pytest.raises(ConfigError, match=r"in/later\.jsonl does not exist: correct the path; without --once"):
+        check_stream_readable(later, once=True)
+    (place / "in" / "later.jsonl.1").write_text("")
+    check_stream_readable(later, once=True)
+    check_stream_readable(load(place, MINIMAL, stream=Path("in")), once=True)
+    with pytest.raises(ConfigError, match=r"segments does not exist"):
+        check_stream_readable(load(place, MINIMAL.replace("events.jsonl", "segments/")), once=True)
 
 
 def test_a_producer_makes_the_stream_s_directory(place: Path) -> None:

@@ -5,6 +5,8 @@ Also what changes between a crash and the restart: the rules, the engine, the po
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import json
 import shutil
 from typing import TYPE_CHECKING, Any
@@ -14,13 +16,16 @@ import pytest
 from rigs import daemon
 from rigs.daemon import Following, make_settings, make_stream, none_of
 from rigs.tmpfs import quick_directory
-from tidewaiter.core.errors import EXIT_CLEAN, EXIT_INTEGRITY, EXIT_USAGE
+from tidewaiter.core.engine import Engine
+from tidewaiter.core.errors import EXIT_CLEAN, EXIT_DURABILITY, EXIT_HALTED, EXIT_INTEGRITY, EXIT_USAGE
+from tidewaiter.edges.durable import Disk
 from tidewaiter.shell import governing as governing_module
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from tidewaiter.core.scenarios.state import RuleState
     from tidewaiter.shell.settings import Settings
 
 EVENTS = 400
@@ -299,6 +304,38 @@ def test_projection_changed_by_hand_is_refused(place: Path, state: Path, name: s
     assert_refused(place, state, f"{name}.jsonl")
 
 
+@pytest.mark.parametrize("torn", [b"", b'{"prev":"'])
+def test_audit_log_cut_behind_a_snapshot_is_refused_without_a_checkpoint(place: Path, state: Path, torn: bytes) -> None:
+    """A snapshot is written when its place in the audit log is durable: an end before it is no crash's doing."""
+    older, newest = sorted(int(found.name[9:29]) for found in (state / "snapshots").iterdir())
+    path = last_segment(state)
+    lines = path.read_bytes().splitlines(keepends=True)
+    entries = [json.loads(line) for line in lines]
+    (batch, *_) = [entry for entry in entries[older:newest] if entry["action"] == "batch.committed"]
+    path.write_bytes(b"".join(lines[: batch["index"] + 1]) + torn)
+    for name in ("flags", "rejections"):
+        projection = state / f"{name}.jsonl"
+        projection.write_bytes(projection.read_bytes()[: batch["projections"][name]["length"]])
+    (state / "checkpoint.json").unlink()
+    assert_refused(place, state, path.name, f"a snapshot covers it up to entry {newest}")
+
+
+def test_audit_log_chained_anew_behind_a_snapshot_is_refused_without_a_checkpoint(place: Path, state: Path) -> None:
+    """An entry is changed and every `prev` behind it made to fit: the newer snapshot knows another chain head."""
+    older, newest = sorted(int(found.name[9:29]) for found in (state / "snapshots").iterdir())
+    path = last_segment(state)
+    lines = path.read_bytes().splitlines(keepends=True)
+    at = next(at for at in range(older + 2, newest) if b'"action":"batch.committed"' in lines[at])
+    lines[at] = lines[at].replace(b'"actor":"engine"', b'"actor":"nobody"')
+    assert b"nobody" in lines[at]
+    for after in range(at + 1, len(lines)):
+        head = hashlib.sha256(lines[after - 1]).hexdigest().encode()
+        lines[after] = lines[after].replace(json.loads(lines[after])["prev"].encode(), head, 1)
+    path.write_bytes(b"".join(lines))
+    (state / "checkpoint.json").unlink()
+    assert_refused(place, state, path.name, f"does not agree with a snapshot at entry {newest}")
+
+
 # -- what governs changes ----------------------------------------------------------------------------------------------
 
 
@@ -402,13 +439,11 @@ def test_new_engine_with_the_same_results_goes_on(place: Path, state: Path, engi
 
 def make_engine_differ(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let this engine flag differently, as a changed version would."""
-    from tidewaiter.core.engine import Engine  # noqa: PLC0415
-
     original = Engine._flags
 
-    def flags(engine: Engine, admitted: Any, lines: Any) -> list[tuple[int, str, bytes]]:
+    def flags(engine: Engine, admitted: Any, lines: Any) -> list[tuple[int, bytes]]:
         found = original(engine, admitted, lines)
-        return [(line, kind, record.replace(b'"high"', b'"top"')) for line, kind, record in found]
+        return [(line, record.replace(b'"high"', b'"top"')) for line, record in found]
 
     monkeypatch.setattr(Engine, "_flags", flags)
 
@@ -448,6 +483,88 @@ def test_crash_after_an_accepted_state_loss(
         path.unlink()
     ended = daemon.run(settings_for(place, "state"))
     assert ended.status == EXIT_CLEAN, ended
+
+
+class DeadDisk(Disk):
+    """A disk on which no entry can be written once `action` is about to be: what is left is as after a crash."""
+
+    def __init__(self, action: str) -> None:
+        super().__init__()
+        self.dead = False
+        self._action = f'"action":"{action}"'.encode()
+
+    def _pwrite(self, fd: int, data: bytes | memoryview, offset: int) -> int:
+        self.dead = self.dead or self._action in bytes(data)
+        if self.dead:
+            raise OSError(errno.EIO, "dead")
+        return super()._pwrite(fd, data, offset)
+
+
+def test_snapshot_from_before_the_first_decision_gives_no_memory(place: Path) -> None:
+    """Killed between the first snapshot and the first decision, then started with other rules: that one serves none."""
+    state = place / "undecided"
+    ended = daemon.run(settings_for(place, "undecided"), DeadDisk("decision.recorded"))
+    assert ended.status == EXIT_DURABILITY, ended
+    undecided = next((state / "snapshots").iterdir())
+    kept = undecided.read_bytes()
+    rules = changed_rules(place, 'window = "10s"', 'window = "20s"')
+    daemon.succeed(settings_for(place, "undecided", rules=rules))
+    flags = (state / "flags.jsonl").read_bytes()
+    for path in (state / "snapshots").iterdir():  # as after a kill, and with the newer one damaged
+        path.unlink()
+    undecided.write_bytes(kept)
+    daemon.succeed(settings_for(place, "undecided", rules=rules))
+    assert (state / "flags.jsonl").read_bytes() == flags
+    daemon.assert_consistent(state)
+
+
+def test_snapshot_without_a_memory_the_rules_need_is_refused_with_the_ways_out(
+    place: Path, state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A snapshot that does not fit the rules in force is no traceback."""
+    original = Engine.load_rules
+
+    def load_rules(engine: Engine, rules: RuleState) -> None:
+        rules.cells.popitem()
+        original(engine, rules)
+
+    monkeypatch.setattr(Engine, "load_rules", load_rules)
+    ended = daemon.run(settings_for(place, "state"))
+    assert ended.status == EXIT_INTEGRITY, ended
+    assert "lacks memory" in ended.message
+    assert "--accept-state-loss" in ended.message
+
+
+def test_crash_between_the_rejected_tail_and_the_closing_of_its_segment(tmp_path: Path) -> None:
+    """The segment had ended: the rest of the line, written later, is late bytes, as without the crash."""
+    live = make_stream(tmp_path / "in" / "events.jsonl", 60)
+    rotated = live.with_name("events.jsonl.1")
+    lines = live.read_bytes().splitlines(keepends=True)
+    rotated.write_bytes(b"".join(lines[:30]) + lines[30][:40])
+    live.write_bytes(b"".join(lines[31:]))
+    daemon.succeed(make_settings(live, tmp_path / "whole"))
+    settings = make_settings(live, tmp_path / "state")
+    ended = daemon.run(settings, DeadDisk("segment.closed"))
+    assert ended.status == EXIT_DURABILITY, ended
+    assert daemon.entries(tmp_path / "state")[-1]["cause"] == "unterminated"
+    shutil.copytree(tmp_path / "state", tmp_path / "undisturbed")
+    with rotated.open("ab") as file:
+        file.write(lines[30][40:])
+    halted = daemon.run(settings)
+    assert (halted.status, "now has" in halted.message) == (EXIT_HALTED, True), halted
+    assert len(daemon.entries(tmp_path / "state", "event.rejected")) == len([
+        record for record in daemon.entries(tmp_path / "whole", "event.rejected")
+        if record["record"]["offset"] <= rotated.stat().st_size - len(lines[30][40:])
+    ])  # fmt: skip
+    rotated.write_bytes(b"".join(lines[:30]) + lines[30][:40])
+    daemon.succeed(make_settings(live, tmp_path / "undisturbed"))
+    daemon.assert_same(tmp_path / "undisturbed", tmp_path / "whole")
+    members = ("segment", "start", "length", "tail_len", "tail_sha256")
+    closed = [
+        [[entry[name] for name in members] for entry in daemon.entries(tmp_path / state, "segment.closed")]
+        for state in ("whole", "undisturbed")
+    ]
+    assert closed[0] == closed[1]
 
 
 def test_input_gone_is_refused_with_the_ways_out(place: Path, state: Path) -> None:

@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import types
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -18,6 +19,7 @@ from support import cli_environment
 from tidewaiter.core import audit
 from tidewaiter.core.audit import Counts, Decisions, Halt
 from tidewaiter.core.commits import Draft
+from tidewaiter.core.engine import Rejection
 from tidewaiter.core.errors import ConfigError
 from tidewaiter.core.ledger import Ledger
 from tidewaiter.core.position import ClosedSegment, SegmentCursor
@@ -28,8 +30,12 @@ from tidewaiter.edges.durable import Disk
 from tidewaiter.edges.journal import Journal
 from tidewaiter.edges.lock import StateLock
 from tidewaiter.edges.recovery import prepare_directories
+from tidewaiter.edges.service_manager import ServiceManager
 from tidewaiter.shell.commands import app
 from tidewaiter.shell.commands.status import prometheus
+from tidewaiter.shell.reporting import Reporter
+from tidewaiter.shell.settings import NoProgress
+from tidewaiter.shell.state_owner import claim
 from tidewaiter.shell.state_report import Report, Target, read_report
 
 if TYPE_CHECKING:
@@ -177,7 +183,8 @@ def test_a_missing_checkpoint_is_no_obstacle(made: Made) -> None:
     made.journal.materialise()
     whole = made.report()
     (made.state / "checkpoint.json").unlink()
-    assert msgspec.structs.asdict(made.report()) == msgspec.structs.asdict(whole)
+    again = msgspec.structs.replace(made.report(), state_free_bytes=whole.state_free_bytes)  # others write meanwhile
+    assert msgspec.structs.asdict(again) == msgspec.structs.asdict(whole)
 
 
 def test_counts_that_do_not_add_up_are_said(made: Made) -> None:
@@ -237,6 +244,61 @@ def test_a_missing_state_directory_says_what_to_do(tmp_path: Path) -> None:
     """There is nothing to report about; exit 2."""
     with pytest.raises(ConfigError, match=r"there is no such state directory: name it with --state-dir"):
         read_report(Target(tmp_path / "x", "x", None), NOW)
+
+
+def test_a_folder_that_is_no_state_directory_is_not_reported_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing was read there, which is not the same as balanced; exit 2, and nothing is written."""
+    (tmp_path / "cfg" / "rules").mkdir(parents=True)
+    assert app.main(["status", "--state-dir", str(tmp_path / "cfg")]) == 2
+    assert "cfg: is no state directory: name it with --state-dir" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "cfg").iterdir()] == ["rules"]
+
+
+@pytest.mark.parametrize("left", [True, False])
+def test_a_lost_audit_log_is_said(made: Made, *, left: bool) -> None:
+    """Without the audit log the other files are no evidence, and no sum of theirs is shown."""
+    made.commit(30)
+    made.journal.materialise()
+    made.journal.write_checkpoint()
+    for path in (made.state / "audit").glob("*.jsonl"):
+        path.unlink()
+    if not left:
+        (made.state / "audit").rmdir()
+    said = "audit/ is empty" if left else "audit/ is missing"
+    with pytest.raises(ConfigError, match=rf"{said}, so nothing here can be trusted: restore the audit log"):
+        made.report()
+
+
+def test_the_owner_s_name_serves_where_nobody_named_the_stream(made: Made) -> None:
+    """The state directory knows whose it is."""
+    claim(made.disk, made.state, "mine", made.stream)
+    assert made.report(None, stream=False).stream == "mine"
+    assert made.report("other").stream == "other"
+
+
+@pytest.mark.parametrize(("blocks", "full"), [(100, True), (4095, True), (4096, False)])
+def test_a_full_disk_is_shown(
+    made: Made, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *, blocks: int, full: bool
+) -> None:
+    """Free space stands in every form of the report; below 16 MiB a warning stands beside it."""
+    real = os.statvfs(made.state)
+    fake = os.statvfs_result((4096, 4096, *real[2:3], blocks + 50, blocks, *real[5:]))
+    monkeypatch.setattr("tidewaiter.shell.state_report.os.statvfs", lambda _path: fake)
+    assert app.main(["status", "--state-dir", str(made.state)]) == 0
+    text = capsys.readouterr().out
+    assert "free space" in text
+    assert ("DISK FULL?" in text) is full
+    assert made.report().state_free_bytes == blocks * 4096
+    assert f'tidewaiter_state_free_bytes{{stream="events"}} {blocks * 4096}\n' in prometheus(made.report())
+    monkeypatch.setattr("tidewaiter.shell.state_report.os.statvfs", _refused)
+    assert made.report().state_free_bytes is None
+    assert "free_bytes" not in prometheus(made.report())
+
+
+def _refused(_path: object) -> os.statvfs_result:
+    raise OSError
 
 
 # -- segments ------------------------------------------------------------------------------------------------------
@@ -421,6 +483,40 @@ def test_the_text_file_is_prometheus_text_readable_for_the_collector(made: Made,
     assert not [name for name in samples if "lag_bytes" in name], "an unknown lag is left out, never 0"
     assert target.stat().st_mode & 0o004 or os.umask(os.umask(0)) & 0o004  # unless the caller's umask forbids it
     assert sorted(path.name for path in tmp_path.iterdir() if "prom" in path.name) == ["tidewaiter.prom"]
+
+
+def test_a_text_file_that_cannot_be_written_is_named(
+    made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The message speaks of that file and its directory, not of a temporary name or the state directory."""
+    target = tmp_path / "gone" / "x.prom"
+    assert app.main(["status", "--state-dir", str(made.state), "--textfile", str(target)]) == 2
+    said = capsys.readouterr().err
+    assert f"--textfile {target}: cannot be written: No such file or directory: {target.parent} must exist" in said
+    assert ".tmp" not in said
+
+
+def test_a_flood_of_rejections_is_summed_up(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twenty are logged one by one; one more line says where the others begin and of what kind they are."""
+    lines: list[dict[str, object]] = []
+    monkeypatch.setattr("tidewaiter.shell.reporting.log.warning", lambda event, **rest: lines.append(rest))
+    monkeypatch.setattr("tidewaiter.shell.reporting.log.debug", lambda event, **rest: None)
+    kinds = ["json"] * 20 + ["order", "contract", "order"]
+    records = [
+        msgspec.json.encode(
+            Rejection(
+                offset=at * 10, length=10, sha256="0" * 64, kind=kind, reason="r", field="", event_id=None, preview="",
+            )
+        )
+        for at, kind in enumerate(kinds)
+    ]  # fmt: skip
+    evaluation = types.SimpleNamespace(
+        counts=Counts(rejected=23), records=[("rejections", record) for record in records]
+    )
+    reporter = Reporter(ServiceManager({}), NoProgress(), Ledger(), once=False)
+    reporter.committed(evaluation, Ledger())  # type: ignore[arg-type]
+    assert len(lines) == 21
+    assert lines[-1] == {"more": 3, "first_offset": 200, "kinds": {"order": 2, "contract": 1}}
 
 
 def test_a_stream_s_name_cannot_break_the_metrics(made: Made) -> None:

@@ -149,7 +149,7 @@ async def test_accepted_gap_goes_on_with_the_oldest_unread_segment(live: Path) -
         await reader.restart()
     reader.closed.extend(halt.value.accepted)
     reader.cursor = None
-    await reader.restart(accept_gap=True)
+    await reader.restart(accept_gap=halt.value.evidence)
     await reader.settle()
     assert reader.data == lines(0, 310)
     assert reader.stream.cursor().start == len(lines(0, 300))
@@ -184,9 +184,35 @@ async def test_hole_in_the_numbers_is_a_gap_once_the_rotation_is_over(live: Path
     with pytest.raises(StreamHalt, match=r"events.jsonl.3, events.jsonl.2: not there and never read") as halt:
         await reader.drain()
     assert halt.value.evidence["missing"] == 2
-    await reader.restart(accept_gap=True)
+    await reader.restart(accept_gap=halt.value.evidence)
     await reader.settle()
     assert reader.data == lines(0, 2) + lines(6, 10)
+
+
+async def test_accepted_gap_covers_no_other_gap(live: Path) -> None:
+    """A decision holds for the hole it was made on, also when a rotation renames all; not for a larger one."""
+    member(live, ".5").write_bytes(lines(0, 2))
+    for number in (3, 2, 1):
+        member(live, f".{number}").write_bytes(lines(8 - 2 * number, 10 - 2 * number))
+    append(live, lines(8, 10))
+    reader = await Reader(live).start()
+    with pytest.raises(StreamHalt, match=r"events.jsonl.4: not there") as halt:
+        await reader.drain(final=True)
+    accepted = halt.value.evidence
+    for number in (5, 3, 2, 1):
+        member(live, f".{number}").rename(member(live, f".{number + 10}"))
+    for number in (15, 13, 12, 11):
+        member(live, f".{number}").rename(member(live, f".{number - 9}"))
+    live.rename(member(live, ".1"))
+    append(live, lines(10, 12))
+    member(live, ".4").rename(aside := live.with_name("aside"))
+    await reader.restart(accept_gap=accepted)
+    with pytest.raises(StreamHalt, match=r"events.jsonl.5, events.jsonl.4: not there"):
+        await reader.drain(final=True)
+    aside.rename(member(live, ".4"))
+    await reader.restart(accept_gap=accepted)
+    await reader.drain(final=True)
+    assert reader.data == lines(0, 12)
 
 
 async def test_hole_that_closes_is_no_gap(live: Path) -> None:
@@ -370,3 +396,57 @@ async def test_numbered_and_dated_files_together_are_an_error(live: Path) -> Non
     member(live, "-20240101").write_bytes(lines(0, 1))
     with pytest.raises(ConfigError, match="have no order"):
         await Reader(live).start()
+
+
+async def test_segment_name_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    """A name that no record can say is a configuration error which shows the name escaped."""
+    (tmp_path / os.fsdecode(b"seg\xff.jsonl")).write_bytes(lines(0, 2))
+    with pytest.raises(ConfigError, match=r"seg\\xff\.jsonl: the name of this segment is not valid UTF-8"):
+        await Reader(tmp_path).start()
+
+
+async def test_segment_left_out_before_the_first_commit_has_no_place_in_the_stream(tmp_path: Path) -> None:
+    """What was never read does not move the beginning of what is; when it grows it is asked about again."""
+    (tmp_path / "b.jsonl").write_bytes(lines(0, 2))
+    reader = await Reader(tmp_path).start()
+    await reader.drain()
+    (tmp_path / "a.jsonl").write_bytes(lines(7, 9))
+    with pytest.raises(StreamHalt) as halt:
+        await reader.settle()
+    reader.closed.extend(halt.value.accepted)
+    reader.cursor = None
+    await reader.stream.close()
+    reader.stream = reader.new_stream()
+    await reader.stream.start(None, reader.closed, None)
+    await reader.stream.read()
+    assert (reader.stream.cursor().name, reader.stream.cursor().start) == ("b.jsonl", 0)
+    append(tmp_path / "a.jsonl", lines(9, 10))
+    await reader.stream.close()
+    reader.stream = reader.new_stream()
+    with pytest.raises(StreamHalt, match="was closed with"):
+        await reader.stream.start(None, reader.closed, None)
+
+
+async def test_empty_segment_with_late_bytes_is_not_taken_for_its_successor(live: Path) -> None:
+    """Both begin at the same global offset, and may even end at the same one: content tells them apart."""
+    append(live, b"")
+    reader = await Reader(live).start()
+    await reader.drain()
+    rotate(live)
+    append(live, lines(0, 2))
+    await reader.settle()
+    append(member(live, ".1"), lines(2, 4))
+    with pytest.raises(StreamHalt, match="was closed with 0 bytes") as halt:
+        await reader.restart()
+    assert halt.value.evidence["closed_index"] == 0
+    reader.closed[0] = halt.value.accepted[0]
+    await reader.restart()
+    await reader.drain()
+    position = reader.stream.cursor().position
+    assert (position.start, position.offset) == (0, len(lines(0, 2)))
+    end = len(lines(0, 2))
+    assert await reader.stream.read_range(position, 0, end) == lines(0, 2)
+    assert await reader.stream.read_range(reader.closed[0], 0, end) == lines(2, 4)
+    append(live, lines(4, 6))
+    await reader.settle()
+    assert reader.data == lines(0, 2) + lines(4, 6)

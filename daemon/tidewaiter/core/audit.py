@@ -13,6 +13,7 @@ reaches a flag.
 from __future__ import annotations
 
 import hashlib
+from binascii import hexlify
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -112,7 +113,7 @@ class Halt(Struct, frozen=True):
 
     `offset` is global; `kind` is a fault kind (framing, json, contract, duplicate, order) or gap, late_bytes,
     segment_before. `length` is in bytes without the newline. `accepted` is what a decision to go on has to add to the
-    closed segments.
+    closed segments, or to put in the place of the one whose number the evidence gives (late_bytes).
     """
 
     kind: str
@@ -127,7 +128,10 @@ class Halt(Struct, frozen=True):
 
 
 class Decision(Struct, frozen=True):
-    """A decision other than a skip: what was decided, on what, and by whom it was asked for."""
+    """A decision other than a skip: what was decided, on what, and by whom it was asked for.
+
+    `evidence` and `accepted` are those of the halt it answers: it holds for that finding and for no other.
+    """
 
     decision: str
     reason: str
@@ -196,15 +200,17 @@ class Chain:
     def records(self, context: EntryContext, records: Iterable[tuple[str, bytes]]) -> list[bytes]:
         """Return one line per (projection, projection line), embedding its bytes, and move on. The hot path."""
         middles = {name: context.middle(action) + _RECORD for name, action in PROJECTIONS.items()}
-        sha256 = hashlib.sha256
-        head, index = self.head, self.index
+        sha256, number = hashlib.sha256, _encoder.encode
+        head, index = self.head.encode(), self.index
         lines = []
         for projection, record in records:
-            line = b'{"prev":"%b","index":%d%b%b}\n' % (head.encode(), index, middles[projection], record[:-1])
-            head = sha256(line).hexdigest()
+            line = b"".join(
+                (b'{"prev":"', head, b'","index":', number(index), middles[projection], record[:-1], b"}\n")
+            )
+            head = hexlify(sha256(line).digest())
             index += 1
             lines.append(line)
-        self.head, self.index = head, index
+        self.head, self.index = head.decode(), index
         return lines
 
     def _moved_past(self, line: bytes) -> None:

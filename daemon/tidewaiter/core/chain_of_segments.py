@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 FileKey: TypeAlias = tuple[int, int]
 Encoding: TypeAlias = Literal["", "gz", "zst"]
-Label: TypeAlias = Literal["closed", "current", "copy", "waiting", "new"]
+Label: TypeAlias = Literal["closed", "left_out", "current", "copy", "waiting", "new"]
 Verdict: TypeAlias = Literal["ours", "other", "short", "long"]
 
 _NUMBER: Final = re.compile(r"\.([0-9]{1,5})")
@@ -182,6 +182,11 @@ class Record(Struct, frozen=True):
     index: int = -1
 
     @property
+    def left_out(self) -> bool:
+        """Whether it is a file that an operator accepted as no part of the stream."""
+        return self.start < 0
+
+    @property
     def key(self) -> FileKey:
         """Device and inode it had when it was read."""
         return (self.segment.dev, self.segment.ino)
@@ -218,10 +223,32 @@ class Probe(Struct, frozen=True):
 
 def fits_head(record: Record, member: Member, head: Head) -> bool:
     """Return whether the file may be the recorded segment, by its beginning alone."""
-    wanted = record.segment.head_len
-    if wanted == 0:
-        return record.key == member.file.key
-    return digest(head.data[:wanted]) == record.segment.head_sha256
+    return begins_like(record.segment, member.file.key, head.data)
+
+
+def begins_like(segment: SegmentId, key: FileKey, head: bytes) -> bool:
+    """Return whether a file with this key and these first bytes may be the segment."""
+    if segment.head_len == 0:
+        return (segment.dev, segment.ino) == key
+    return digest(head[: segment.head_len]) == segment.head_sha256
+
+
+def ends_at(closed: ClosedSegment, position: Position) -> bool:
+    """Return whether the position is the end of the closed segment: the same bytes, not only the same place.
+
+    An empty segment and its successor begin at the same global offset.
+    """
+    return (
+        (closed.start, closed.length) == (position.start, position.offset)
+        and (closed.tail_len, closed.tail_sha256) == (position.tail_len, position.tail_sha256)
+        and closed.segment.head_sha256 == position.segment.head_sha256
+    )
+
+
+def last_of(records: Sequence[Record]) -> Record | None:
+    """Return the segment that was closed last; what is no part of the stream has no place in it."""
+    read = [record for record in records if not record.left_out]
+    return max(read, key=lambda record: (record.start, record.index), default=None)
 
 
 def judge(record: Record, probe: Probe) -> Verdict:

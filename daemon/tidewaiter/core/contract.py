@@ -203,6 +203,7 @@ def _field(source: TomlSource, name: str, data: object) -> Field:
             bounds["at_most"] = MAX_MINOR_UNITS
         if bounds["above"] is None and bounds["at_least"] is None:
             bounds["at_least"] = -MAX_MINOR_UNITS
+    _refuse_empty_range(table, bounds, MAX_MINOR_UNITS if kind == "money" else _INT64)
     min_length = table.take("min_length", int, 0) if kind == "string" else 0
     max_length = table.take("max_length", int, 65_535) if kind == "string" else None
     if kind == "string" and max_length is not None and not 0 <= min_length <= max_length:
@@ -245,6 +246,17 @@ def _bound(table: Table, key: str, kind: str, scale: int) -> int | None:
     if units != units.to_integral_value() or abs(units) > (MAX_MINOR_UNITS if kind == "money" else _INT64):
         raise table.error(key, f"{value!r} is out of range", hint=f"at most {scale} decimals and 10^15 minor units")
     return int(units)
+
+
+def _refuse_empty_range(table: Table, bounds: dict[str, int | None], largest: int) -> None:
+    """Raise ConfigError where no value meets both bounds, so that every event would be rejected."""
+    above, at_least, below, at_most = (bounds[key] for key in ("above", "at_least", "below", "at_most"))
+    lowest = above + 1 if above is not None else -largest if at_least is None else at_least
+    highest = below - 1 if below is not None else largest if at_most is None else at_most
+    if lowest > highest:
+        given = [key for key in ("above", "at_least", "below", "at_most") if key in table.data]
+        said = " and ".join(f"{key} {table.data[key]}" for key in given)
+        raise table.error(given[0], f"no value can be {said}", hint="give bounds with a value between them")
 
 
 def _values(table: Table) -> tuple[str, ...]:

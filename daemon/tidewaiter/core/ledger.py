@@ -19,6 +19,7 @@ from msgspec import Struct
 from tidewaiter.core import audit
 from tidewaiter.core.audit import BatchCommitted, Counts, Decision, Decisions, Halt, ProjectionMark, ProjectionSealed
 from tidewaiter.core.position import ClosedSegment, Position
+from tidewaiter.core.segment_findings import CLOSED_INDEX
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -42,6 +43,7 @@ class Ledger(Struct):
 
     `commit` is the last batch.committed; `previous` the one before it (projections must match it at a start). `closed`
     are the segments that ended; `next_start` is where the next segment begins globally, set between two segments.
+    `gap_accepted` is the evidence of the gap that an operator decided to go over, until something behind it was read.
     """
 
     index: int = 0
@@ -54,7 +56,7 @@ class Ledger(Struct):
     closed: list[ClosedSegment] = []
     next_start: int | None = None
     halt: Halt | None = None
-    gap_accepted: bool = False
+    gap_accepted: dict[str, str | int] | None = None
     open_run: str | None = None
 
     @property
@@ -97,7 +99,7 @@ class Ledger(Struct):
                 self.decisions = members.decisions
                 self.next_start = None
                 self.halt = None
-                self.gap_accepted = False
+                self.gap_accepted = None
             case Decision():
                 self._decide(members)
             case Halt():
@@ -105,6 +107,7 @@ class Ledger(Struct):
             case ClosedSegment() if action == audit.SEGMENT_CLOSED:
                 self.closed = [*self.closed, members]
                 self.next_start = members.start + members.length
+                self.gap_accepted = None
             case ProjectionSealed():
                 mark = self.mark(members.projection)
                 sealed = msgspec.structs.replace(mark, base=members.length)
@@ -115,17 +118,14 @@ class Ledger(Struct):
             self.decisions = decision.decisions
         if decision.decision in ("gap", "late_bytes", "segment_before"):
             self.halt = None
-            known = {(segment.start, segment.segment.name): at for at, segment in enumerate(self.closed)}
-            closed = list(self.closed)
-            for accepted in decision.accepted:
-                at = known.get((accepted.start, accepted.segment.name))
-                if at is None:
-                    closed.append(accepted)
-                else:
-                    closed[at] = accepted
-            self.closed = closed
+            at = decision.evidence.get(CLOSED_INDEX)
+            if isinstance(at, int) and 0 <= at < len(self.closed) and decision.accepted:
+                # By its number: name and start do not tell an empty segment from its successor.
+                self.closed = [*self.closed[:at], decision.accepted[0], *self.closed[at + 1 :]]
+            else:
+                self.closed = [*self.closed, *decision.accepted]
             if decision.decision == "gap":
-                self.gap_accepted = True
+                self.gap_accepted = decision.evidence
                 self.next_start = self.global_offset
 
 

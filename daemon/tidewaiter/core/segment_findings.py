@@ -18,12 +18,16 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from tidewaiter.core.chain_of_segments import Head, Member, Record
+    from tidewaiter.core.position import SegmentId
 
 Evidence: TypeAlias = dict[str, str | int]
 HaltKind: TypeAlias = Literal["gap", "late_bytes", "segment_before"]
 RefusalKind: TypeAlias = Literal["truncated", "rewritten", "copytruncate", "corrupt", "input_gone"]
 
+CLOSED_INDEX: Final = "closed_index"
+"""In the evidence of late bytes: which of the closed segments, counted from 0, the accepted one takes the place of."""
 _NAMED_AT_MOST: Final = 5
+_HOLE: Final = ("kind", "missing", "global_offset")
 _GAP_HINT: Final = "restore the file, or record the decision to go on without it: tidewaiter skip"
 """Like every hint of a halt it ends in the command, which `StreamHalt.at` completes."""
 
@@ -31,8 +35,8 @@ _GAP_HINT: Final = "restore the file, or record the decision to go on without it
 class StreamHalt(SourceHalt):
     """The chain cannot be followed without an operator's decision (exit 3).
 
-    `evidence` goes into the audit log. `accepted` is what the decision to go on has to add to the closed segments (it
-    replaces those of the same start and name), so that the same finding is not made again.
+    `evidence` goes into the audit log. `accepted` is what the decision to go on has to add to the closed segments, so
+    that the same finding is not made again; it replaces the one whose number is in the evidence as `closed_index`.
     """
 
     def __init__(
@@ -90,7 +94,7 @@ def late_bytes(member: Member, record: Record, length: int, found: ClosedSegment
         hint=f"find out who still writes to it; move the bytes after {record.length} to a new segment, or record the "
         "decision to leave them out: tidewaiter skip",
         evidence={"file": name, "offset": record.length, "expected_size": record.length, "found_size": length,
-                  "start": record.start},
+                  "start": record.start, CLOSED_INDEX: record.index},
         accepted=(found,) if found is not None else (),
     )  # fmt: skip
 
@@ -116,16 +120,41 @@ def position_gone(record: Record, members: Sequence[Member]) -> StreamHalt:
     )  # fmt: skip
 
 
-def segments_missing(missing: Sequence[str], closed: str, after: str, global_offset: int) -> StreamHalt:
-    """Return the halt for whole segments that were never read and are not there."""
+def segments_missing(
+    missing: Sequence[str], closed: str, after: str, global_offset: int, behind: SegmentId | None = None
+) -> StreamHalt:
+    """Return the halt for whole segments that were never read and are not there; `behind` is the file after them."""
     named = ", ".join(missing[:_NAMED_AT_MOST]) + (" …" if len(missing) > _NAMED_AT_MOST else "")
     return StreamHalt(
         "gap",
         f"{named}: not there and never read, between {closed} and {after}",
         hint=_GAP_HINT,
         evidence={"file": named, "missing": len(missing), "after": closed, "next": after, "offset": 0,
-                  "global_offset": global_offset},
+                  "global_offset": global_offset, **(_identity(behind) if behind is not None else {})},
     )  # fmt: skip
+
+
+def same_hole(accepted: Evidence | None, found: StreamHalt, head: bytes) -> bool:
+    """Return whether what was found is the very gap that was accepted; `head` is how the file after it begins.
+
+    As many segments are missing, at the same place, before the same file. Names do not count: while the decision was
+    made a rotation may have renamed them all. The file after the hole may have grown.
+    """
+    if accepted is None or any(accepted.get(name) != found.evidence.get(name) for name in _HOLE):
+        return False
+    length = accepted.get("next_head_len")
+    if not isinstance(length, int) or length == 0:
+        return all(accepted.get(name) == found.evidence.get(name) for name in ("next_dev", "next_ino"))
+    return accepted.get("next_head_sha256") == digest(head[:length])
+
+
+def _identity(segment: SegmentId) -> Evidence:
+    return {
+        "next_dev": segment.dev,
+        "next_ino": segment.ino,
+        "next_head_len": segment.head_len,
+        "next_head_sha256": segment.head_sha256,
+    }
 
 
 def truncated(name: str, record: Record, size: int) -> StreamRefusal:

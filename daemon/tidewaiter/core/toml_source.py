@@ -187,8 +187,10 @@ class Table:
 
     def one_of(self, name: str, allowed: Iterable[str], default: Any = ...) -> str:  # noqa: ANN401 - a str or "required"
         """Return the text of `name`, which must be one of `allowed`."""
-        value: str = self.take(name, str, default)
         names = list(allowed)
+        if default is ... and name not in self.data:
+            raise self.error(name, "is missing", hint=f"allowed: {', '.join(names)}", key=True)
+        value: str = self.take(name, str, default)
         if value not in names:
             raise self.error(name, f"{value!r} is not allowed", hint=nearest(value, names))
         return value

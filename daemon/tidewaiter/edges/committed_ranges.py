@@ -14,6 +14,7 @@ import os
 from typing import TYPE_CHECKING
 
 from tidewaiter.core import segment_findings as findings
+from tidewaiter.core.chain_of_segments import begins_like
 from tidewaiter.edges import segment_files as files
 from tidewaiter.edges.compressed import Damaged, NotWhole, open_reader
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tidewaiter.core.chain_of_segments import Member
+    from tidewaiter.core.position import SegmentId
     from tidewaiter.edges.survey import Survey
 
 
@@ -37,6 +39,7 @@ class CommittedRanges:
     async def read(
         self,
         start: int,
+        segment: SegmentId | None,
         first: int,
         last: int,
         current: Callable[[], files.Segment | None],
@@ -44,6 +47,7 @@ class CommittedRanges:
     ) -> bytes:
         """Return the bytes [first, last) of the segment that begins at the global offset `start`.
 
+        An empty segment and its successor begin at the same one; `segment` tells them apart by their content.
         `current` is the segment being read; `look_again` brings the survey up to date. Raises StreamRefusal
         (input_gone) and what `look_again` does.
         """
@@ -51,7 +55,7 @@ class CommittedRanges:
         why = "it is not there"
         for _ in range(2):
             try:
-                held = await self._open(start, first, last, current())
+                held = await self._open(start, segment, first, last, current())
                 if held is not None:
                     name = held.name
                     data = await files.run(held.read, first, last)
@@ -73,38 +77,56 @@ class CommittedRanges:
             self._held.close()
             self._held = None
 
-    async def _open(self, start: int, first: int, last: int, current: files.Segment | None) -> _RangeReader | None:
-        if self._held is not None and self._held.start == start and self._held.reaches(first):
-            return self._held
+    async def _open(
+        self, start: int, segment: SegmentId | None, first: int, last: int, current: files.Segment | None
+    ) -> _RangeReader | None:
+        held = self._held
+        if held is not None and held.start == start and held.reaches(first) and held.is_of(segment):
+            return held
         self.close()
         member = None
+        head = b""
         descriptor = None
         for at, closed in enumerate(self._survey.closed):
-            if closed.start == start and closed.length >= last:
-                member = self._survey.closed_files.get(at)
+            found = self._survey.closed_files.get(at)
+            if closed.start == start and closed.length >= last and found is not None:
+                await self._survey.learn_heads([found])
+                begins = self._survey.heads()[found.file.key].data
+                if segment is None or begins_like(segment, found.file.key, begins):
+                    member, head = found, begins
         if current is not None and current.cursor.start == start and current.cursor.offset >= last:
-            member = current.member
-            descriptor = current.fd if isinstance(current, files.PlainSegment) else None
+            begins = current.cursor.head
+            if segment is None or begins_like(segment, current.member.file.key, begins):
+                member, head = current.member, begins
+                descriptor = current.fd if isinstance(current, files.PlainSegment) else None
         if member is None:
             return None
         path = self._directory / member.file.name
-        self._held = await files.run(_RangeReader, path, member, start, descriptor)
+        self._held = await files.run(_RangeReader, path, member, start, head, descriptor)
         return self._held
 
 
 class _RangeReader:
     """A segment opened to read committed bytes again, forwards; a compressed one is decompressed once on the way."""
 
-    def __init__(self, path: Path, member: Member, start: int, held: int | None = None) -> None:
+    def __init__(self, path: Path, member: Member, start: int, head: bytes, held: int | None = None) -> None:
         """Open it, or take the descriptor `held`, which stays open. `start` is the segment's global offset.
+
+        `head` is how its content begins.
 
         Raises Moved, ConfigError.
         """
         self.start = start
         self.name = member.file.name
+        self._key = member.file.key
+        self._head = head
         self._raw = io.FileIO(os.dup(held)) if held is not None else files.open_raw(path, member.file.key)
         self._reader = open_reader(self._raw, member.name.encoding) if member.name.encoding else None
         self._place = 0
+
+    def is_of(self, segment: SegmentId | None) -> bool:
+        """Return whether it may be that segment, by its beginning."""
+        return segment is None or begins_like(segment, self._key, self._head)
 
     def reaches(self, first: int) -> bool:
         """Return whether `first` lies ahead."""

@@ -138,8 +138,13 @@ def _holder(fd: int) -> int | None:
 def _open(path: Path) -> int:
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
-        # If we die here, an empty file is left, which is what the next start expects.
-        fd = os.open(path, flags, FILE_MODE)
+        try:
+            # If we die here, an empty file is left, which is what the next start expects.
+            fd = os.open(path, flags | os.O_EXCL, FILE_MODE)
+        except FileExistsError:
+            fd = os.open(path, flags, FILE_MODE)
+        else:
+            _give_to_owner_of_directory(fd, path)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ConfigError(f"{path}: the state directory does not exist", hint="create it, or name another") from error
     except OSError as error:
@@ -150,6 +155,18 @@ def _open(path: Path) -> int:
         os.close(fd)
         raise ConfigError(f"{path}: is not a regular file", hint="move it away")
     return fd
+
+
+def _give_to_owner_of_directory(fd: int, path: Path) -> None:
+    """Let the daemon's own user take the lock later, where root was the first; only ever a file made just now."""
+    if os.geteuid() != 0:
+        return
+    try:
+        owner = os.stat(path.parent)  # noqa: PTH116 - as in _identity
+        os.fchown(fd, owner.st_uid, owner.st_gid)
+    except OSError:
+        os.close(fd)
+        raise
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

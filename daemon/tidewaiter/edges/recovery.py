@@ -10,8 +10,9 @@ only after the one before it is durable. So, and only so far, is anything cut or
   readable after a kill may not be on the disk;
 - behind that: copied to ``audit/torn/`` and cut, if it is the rest of one unit;
 - projections must agree with the last batch but one, and are rewritten from the audit log beyond it.
-Everything else is refused with exit 4: checkpoint ahead of the audit log, damage before the checkpoint, a projection
-that is longer, shorter or different.
+Everything else is refused with exit 4: checkpoint or a snapshot ahead of the audit log or with another chain head
+(both are written only when what they refer to is durable), damage before the checkpoint, a projection that is longer,
+shorter or different.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from tidewaiter.core import audit
-from tidewaiter.core.audit import Decision, ProjectionSealed, read_head, record_of, running_hash
+from tidewaiter.core.audit import Decision, EntryHead, ProjectionSealed, read_head, record_of, running_hash
 from tidewaiter.core.errors import IntegrityRefusal
 from tidewaiter.core.ledger import EMPTY_MARK, AuditMark, Checkpoint, Ledger, decode_checkpoint, units
 from tidewaiter.edges.projections import open_part, read_range
@@ -47,7 +48,8 @@ class Recovered:
 
     `timeline` are the batch.committed and the decisions about what governs behind `snapshot` (behind the beginning
     where it is None), in order: what has to be replayed. `checked_from` is the audit mark back to which
-    the log was verified (None: from the beginning). `notes` are things worth an audit entry of their own.
+    the log was verified (None: from the beginning). `last_commit` is the head of the last batch.committed, where it
+    was read. `notes` are things worth an audit entry of their own.
     """
 
     ledger: Ledger
@@ -55,6 +57,7 @@ class Recovered:
     snapshot: Snapshot | None = None
     timeline: list[BatchCommitted | Decision] = field(default_factory=list)
     checked_from: AuditMark | None = None
+    last_commit: EntryHead | None = None
     notes: list[tuple[str, dict[str, str | int]]] = field(default_factory=list)
 
 
@@ -90,6 +93,7 @@ def recover(disk: Disk, state: Path) -> Recovered:
     snapshots = [snapshot for _, snapshot in decoded if snapshot is not None]
     oldest = snapshots[-1] if snapshots else None
     reading = _Reading(state, segments, oldest, checkpoint)
+    reading.expect([snapshot.header.audit for snapshot in snapshots])
     reading.read()
     if checkpoint is not None and not reading.met_checkpoint:
         raise IntegrityRefusal(
@@ -97,16 +101,16 @@ def recover(disk: Disk, state: Path) -> Recovered:
             f"while the checkpoint stands at entry {checkpoint.audit.index}",
             hint=_RESTORE,
         )
+    reading.refuse_snapshots_ahead()
     if reading.tail_error:
         notes.append(_cut_tail(disk, state, reading))
     _confirm_audit(disk, state, reading, checkpoint)
     recovered = Recovered(reading.ledger, reading.mark, notes=notes)
     if oldest is not None:
         recovered.checked_from = oldest.header.audit
-    for snapshot in snapshots:
-        if snapshot.header.audit.index <= reading.ledger.index:
-            recovered.snapshot = snapshot
-            break
+        recovered.snapshot = snapshots[0]
+    if reading.last_unit:
+        recovered.last_commit = read_head(reading.last_unit[-1][1])
     after = recovered.snapshot.header.audit.index if recovered.snapshot is not None else 0
     recovered.timeline = [step for index, step in reading.timeline if index >= after]
     _restore_projections(disk, state, reading, oldest)
@@ -170,7 +174,24 @@ class _Reading:
         self.met_checkpoint = False
         self._segments = segments
         self._checkpoint = checkpoint
+        self._expected: dict[int, AuditMark] = {}
         self.segment_ends: dict[str, int] = {}
+
+    def expect(self, marks: list[AuditMark]) -> None:
+        """Have the marks of the snapshots met on the way: none may name a place that the audit log does not have."""
+        self._expected = {mark.index: mark for mark in marks if mark != self.mark}
+
+    def refuse_snapshots_ahead(self) -> None:
+        """Refuse an audit log that ended, or changed segments, before the mark of a snapshot was met.
+
+        A snapshot is taken when its mark is durable: no interrupted write explains it. Raises IntegrityRefusal.
+        """
+        for mark in self._expected.values():
+            raise IntegrityRefusal(
+                f"{self.state / 'audit' / mark.segment}: a snapshot covers it up to entry {mark.index} (byte "
+                f"{mark.length}), the audit log ends at entry {self.ledger.index}",
+                hint=_RESTORE,
+            )
 
     def read(self) -> None:
         """Fold every adoptable entry into the ledger. Raises IntegrityRefusal for what no crash explains."""
@@ -225,7 +246,14 @@ class _Reading:
             )
 
     def _meet(self, mark: AuditMark | None, *, base: bool = False) -> None:
-        """Note where the checkpoint's place is reached; a snapshot (`base`) may lie behind it."""
+        """Note where the checkpoint's place and those of snapshots are reached; one (`base`) may lie behind it."""
+        expected = self._expected.pop(mark.index, mark) if mark is not None else None
+        if mark is not None and expected is not None and expected != mark:
+            raise IntegrityRefusal(
+                f"{self.state / 'audit' / mark.segment}: byte {mark.length}: does not agree with a snapshot at entry "
+                f"{mark.index}: expected {expected.head}, found {mark.head}",
+                hint=_RESTORE,
+            )
         checkpoint = self._checkpoint
         if checkpoint is None or mark is None or self.met_checkpoint or mark.index < checkpoint.audit.index:
             return

@@ -132,6 +132,7 @@ def list_files(directory: Path, naming: Naming) -> Listing:
                     continue
                 found = _stat_entry(entry)
                 if found is not None and stat.S_ISREG(found.st_mode):
+                    _refuse_unspeakable(directory, entry.name)
                     files.append(_file_stat(entry.name, found))
                 elif found is not None and entry.name == naming.live:
                     raise ConfigError(
@@ -155,6 +156,7 @@ def find_by_key(directory: Path, key: FileKey) -> FileStat | None:
     for name in names:
         found = stat_file(directory / name)
         if found is not None and stat.S_ISREG(found.st_mode) and (found.st_dev, found.st_ino) == key:
+            _refuse_unspeakable(directory, name)
             return _file_stat(name, found)
     return None
 
@@ -177,6 +179,18 @@ def _stat_entry(entry: os.DirEntry[str]) -> os.stat_result | None:
         if error.errno in _ABSENT:
             return None
         raise
+
+
+def _refuse_unspeakable(directory: Path, name: str) -> None:
+    """Raise ConfigError for a name that is not UTF-8: neither the audit log nor a flag could say it."""
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        escaped = os.fsencode(directory / name).decode("utf-8", "backslashreplace")
+        raise ConfigError(
+            f"{escaped}: the name of this segment is not valid UTF-8",
+            hint="rename it so that it keeps its place in the order of the names",
+        ) from error
 
 
 def renamed(file: FileStat, name: str) -> FileStat:

@@ -27,6 +27,8 @@ from tidewaiter.core.chain_of_segments import (
     Member,
     Record,
     arrange,
+    digest,
+    ends_at,
     grace_over,
     judge,
     long_quiet,
@@ -36,7 +38,7 @@ from tidewaiter.core.chain_of_segments import (
     vanished,
 )
 from tidewaiter.core.errors import ConfigError
-from tidewaiter.core.position import ClosedSegment, Position, SegmentCursor
+from tidewaiter.core.position import ClosedSegment, Position, SegmentCursor, SegmentId
 from tidewaiter.core.segment_findings import StreamHalt, StreamRefusal
 from tidewaiter.edges import segment_files as files
 from tidewaiter.edges.committed_ranges import CommittedRanges
@@ -46,6 +48,8 @@ from tidewaiter.edges.survey import Survey
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
+
+    from tidewaiter.core.segment_findings import Evidence
 
 _LOOK_SECONDS: Final = 0.05
 _LOOK_SHARE: Final = 10.0  # a listing of very many files is not repeated before ten times what it took
@@ -75,7 +79,7 @@ class Stream:
         self._moving = True
         self._resume: Record | None = None
         self._next_start = 0
-        self._gap_accepted = False
+        self._accepted_gap: Evidence | None = None
         self._layout: Layout | None = None
         self._later_bytes = 0
         self._seen: dict[FileKey, tuple[Member, bytes]] = {}
@@ -101,13 +105,13 @@ class Stream:
         closed: Sequence[ClosedSegment],
         next_start: int | None = None,
         *,
-        accept_gap: bool = False,
+        accept_gap: Evidence | None = None,
     ) -> None:
         """Find the place to read on from.
 
         `position` None: the first segment after the newest of `closed`, or the beginning of the stream; it begins at
-        the global offset `next_start`. `closed` are all segments that ended. `accept_gap`: an operator decided that
-        segments are missing between the last byte read and what comes now.
+        the global offset `next_start`. `closed` are all segments that ended. `accept_gap` is the evidence of a gap
+        that an operator decided to go over: that one, no other.
 
         A directory that is not there yet is waited for, and so is a position whose file is not wholly decompressible
         yet. Raises ConfigError (unreadable), StreamHalt (gap, late_bytes, segment_before), StreamRefusal.
@@ -115,12 +119,12 @@ class Stream:
         self._choose_mode()
         for segment in closed:
             self._survey.add_closed(segment)
-        self._gap_accepted = accept_gap
+        self._accepted_gap = accept_gap
         newest = self._survey.last_closed()
         self._next_start = newest[0].start + newest[0].length if newest is not None else 0
         if position is not None:
             self._next_start = position.global_offset
-            ended = any(each.start == position.start and each.length == position.offset for each in closed)
+            ended = any(ends_at(each, position) for each in closed)
             self._resume = None if ended and position.offset else record_of(position)
         if next_start is not None:
             self._next_start = next_start
@@ -205,11 +209,11 @@ class Stream:
 
         For the replay after a restart: ranges in rising order cost one pass. Raises StreamRefusal (input_gone).
         """
-        start = segment if isinstance(segment, int) else segment.start
+        start, known = (segment, None) if isinstance(segment, int) else (segment.start, segment.segment)
         if first >= last:
             return b""
         return await self._ranges.read(
-            start, first, last, lambda: self._segment, lambda: self._confirmed(self._look_around)
+            start, known, first, last, lambda: self._segment, lambda: self._confirmed(self._look_around)
         )
 
     async def close(self) -> None:
@@ -253,8 +257,8 @@ class Stream:
                 return
             try:
                 member = await self._survey.locate(record, members)
-            except StreamHalt:
-                if not self._gap_accepted:
+            except StreamHalt as halt:
+                if halt.evidence != self._accepted_gap:
                     raise
                 self._resume = None
                 await self._look_around()
@@ -263,7 +267,7 @@ class Stream:
                 return
             await self._open(member, record.start, record)
             self._resume = None
-            self._gap_accepted = False
+            self._accepted_gap = None
             known = record.segment
             if member.file.key != record.key:
                 self._notice("identity_changed", member, old_dev=known.dev, old_ino=known.ino, old_name=known.name)
@@ -484,7 +488,7 @@ class Stream:
 
     def _entered(self, later: Sequence[Member]) -> None:
         """The first of `later` is the current segment now."""
-        self._gap_accepted = False
+        self._accepted_gap = None
         self._layout = Layout(strangers=(), current=later[0], later=tuple(later[1:]))
         self._later_bytes = sum(member.file.size for member in later[1:])
         self._seen.pop(later[0].file.key, None)
@@ -498,13 +502,19 @@ class Stream:
         """
         newest = self._survey.last_closed()
         closed = newest[0].segment.name if newest is not None else "the beginning"
-        if self._gap_accepted:
-            return ""
         missing = tuple(member.file.name for member in self._lost) or missing_between(
             newest[1] if newest is not None else None, following, self._live
         )
         if not missing:
             self._hole_since = None
+            return ""
+        known = self._survey.heads().get(following.file.key)
+        if known is None:  # the last look was not finished: somebody renames
+            return following.file.name
+        head = known.data
+        behind = SegmentId(following.file.name, *following.file.key, len(head), digest(head) if head else "")
+        halt = findings.segments_missing(missing, closed, following.file.name, self._next_start, behind)
+        if findings.same_hole(self._accepted_gap, halt, head):
             return ""
         if self._hole_since is None:
             self._hole_since = self._clock()
@@ -512,7 +522,7 @@ class Stream:
         else:
             certain = final or grace_over(self._clock(), 0.0, self._hole_since, self._settings.rotate_grace_us)
         if certain:
-            raise findings.segments_missing(missing, closed, following.file.name, self._next_start)
+            raise halt
         return missing[0]
 
     async def _open(self, member: Member, start: int, record: Record | None) -> None:

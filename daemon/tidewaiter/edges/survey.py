@@ -27,6 +27,7 @@ from tidewaiter.core.chain_of_segments import (
     digest,
     fits_head,
     judge,
+    last_of,
     order_chain,
     record_of,
 )
@@ -101,8 +102,8 @@ class Survey:
 
     def last_closed(self) -> tuple[ClosedSegment, Member | None] | None:
         """Return the newest closed segment and its file, if that is still there."""
-        at = max(range(len(self.closed)), key=lambda at: (self.closed[at].start, at), default=None)
-        return None if at is None else (self.closed[at], self.closed_files.get(at))
+        newest = last_of(self._records)
+        return None if newest is None else (self.closed[newest.index], self.closed_files.get(newest.index))
 
     # -- listing -------------------------------------------------------------------------------------------------------
 
@@ -293,8 +294,7 @@ class Survey:
             if at == place:
                 labels[at] = "current"
             elif claimed is not None and claimed[0] == member.file.version:
-                self._claim(member, self._records[claimed[1]], taken)
-                labels[at] = "closed"
+                labels[at] = self._claim(member, self._records[claimed[1]], taken)
         longer: dict[int, tuple[Record, int]] = {}
         open_questions = [at for at, label in enumerate(labels) if label is None]
         await self.learn_heads([members[at] for at in open_questions])
@@ -317,9 +317,9 @@ class Survey:
         longer: dict[int, tuple[Record, int]],
     ) -> int | None:
         """Return the place of the newest closed segment's file, from which on everything is new; None if it is gone."""
-        if not self._records:
+        newest = last_of(self._records)
+        if newest is None:
             return None
-        newest = max(self._records, key=lambda record: (record.start, record.index))
         for at in sorted(range(len(members)), key=lambda at: _unlikeness(newest, members[at])):
             member = members[at]
             claimed = self._claimed.get(member.file.key)
@@ -330,8 +330,7 @@ class Survey:
             probe = await self.probe(member, [newest])
             verdict = judge(newest, probe) if probe is not None else "other"
             if verdict == "ours":
-                self._claim(member, newest, taken)
-                labels[at] = "closed"
+                labels[at] = self._claim(member, newest, taken)
                 return at
             if verdict == "long" and probe is not None:
                 longer[at] = (newest, probe.length)
@@ -378,8 +377,7 @@ class Survey:
                     self.copies.append(member)
                     return "copy"
             elif verdict == "ours":
-                self._claim(member, record, taken)
-                return "closed"
+                return self._claim(member, record, taken)
             elif verdict == "long":
                 longer.setdefault(at, (record, probe.length))
         return "new"
@@ -395,10 +393,12 @@ class Survey:
         usable.sort(key=lambda record: _unlikeness(record, member))
         return usable
 
-    def _claim(self, member: Member, record: Record, taken: set[int]) -> None:
+    def _claim(self, member: Member, record: Record, taken: set[int]) -> Label:
+        """Take the file for that segment."""
         taken.add(record.index)
         self._claimed[member.file.key] = (member.file.version, record.index)
         self.closed_files[record.index] = member
+        return "left_out" if record.left_out else "closed"
 
     async def _is_beginning(self, copy: Member, current: Record) -> bool:
         """Return whether an unfinished copy ends with the bytes that the current segment has at that place."""
@@ -429,7 +429,8 @@ class Survey:
         A file that only begins like a closed segment, and stands after the place of the stream, is a new segment.
         """
         for at, (record, length) in longer.items():
-            if labels[at] == "new" and anchor is not None and at <= anchor:
+            # A file that was left out before anything was read stands at no place: it is known by its content alone.
+            if labels[at] == "new" and (at <= anchor if anchor is not None else record.left_out):
                 found = await self.describe(members[at], record.start)
                 raise findings.late_bytes(members[at], record, length, found)
 

@@ -22,6 +22,7 @@ from tidewaiter.core.audit import Decision, Halt
 from tidewaiter.core.commits import Draft, sha256_hex
 from tidewaiter.core.errors import ConfigError, IntegrityRefusal, SourceHalt
 from tidewaiter.core.framing import Block, Framer, LongLine
+from tidewaiter.core.position import ClosedSegment
 from tidewaiter.core.segment_findings import StreamHalt
 from tidewaiter.edges.durable import NoSpace
 from tidewaiter.edges.logs import get_logger
@@ -71,14 +72,16 @@ class Consumer:
         reporter: Reporter,
         snapshots: Snapshotting,
         journal_thread: Executor,
+        stop: asyncio.Event,
+        reload: asyncio.Event,
         once: bool,
     ) -> None:
         """Everything it works with; the supervisor has brought all of it to the commit point."""
         self.settings = settings
         self.governing = governing
         self.engine = engine
-        self.stop = asyncio.Event()
-        self.reload = asyncio.Event()
+        self.stop = stop
+        self.reload = reload
         self._journal = journal
         self._stream = stream
         self._waker = waker
@@ -98,12 +101,26 @@ class Consumer:
 
     async def start(self) -> None:
         """Find the committed place in the stream again. Raises SourceHalt (recorded) or IntegrityRefusal."""
+        await self._close_ended_segment()
         ledger = self._journal.ledger
         try:
             await self._stream.start(ledger.position, ledger.closed, ledger.next_start, accept_gap=ledger.gap_accepted)
         except SourceHalt as halt:
             await self.halt_at_source(halt)
             raise
+
+    async def _close_ended_segment(self) -> None:
+        """Close the segment whose rejected tail was the last commit: it had ended, only the entry is missing.
+
+        Without it the rest of that line, written after a crash, would be read as a line of its own.
+        """
+        ledger = self._journal.ledger
+        commit, here = ledger.commit, ledger.position
+        if commit is None or here is None or commit.cause != "unterminated":
+            return
+        closed = ClosedSegment(here.segment, here.start, here.offset, here.tail_len, here.tail_sha256)
+        await self._record(audit.SEGMENT_CLOSED, closed)
+        log.info("segment.closed", segment=here.segment.name, start=here.start, length=here.offset)
 
     # -- the loop ------------------------------------------------------------------------------------------------
 
@@ -119,8 +136,10 @@ class Consumer:
                     item, reading = await self._reading(reading), None
                 if isinstance(item, Data):
                     self._begin_segment_if_new()
-                    # the next chunk is read while this one is being made durable
-                    reading = asyncio.create_task(self._stream.read(final=self._once), name="read-ahead")
+                    if len(item.data) * 2 >= self.settings.batch_bytes:
+                        # behind: the next chunk is read while this one is being made durable; when live, what
+                        # arrives meanwhile is to be in the next chunk
+                        reading = asyncio.create_task(self._stream.read(final=self._once), name="read-ahead")
                     await self._take(item.data)
                 elif isinstance(item, SegmentEnd):
                     await self._end_segment(item)
@@ -176,32 +195,40 @@ class Consumer:
     async def _commit_piece(self, piece: Block | LongLine) -> None:
         cursor = self._cursor
         assert cursor is not None  # noqa: S101 - set by _begin_segment_if_new
+        loop = asyncio.get_running_loop()
+        # hashed on another core meanwhile: hashlib lets the interpreter go on
+        digest = loop.run_in_executor(None, sha256_hex, piece.data) if isinstance(piece, Block) else None
         evaluation = self.engine.evaluate(piece, cursor.start, cursor.name)
         if evaluation.size:
-            await self._commit(piece, evaluation, "batch")
+            await self._commit(piece, evaluation, "batch", await digest if digest is not None else "")
+        elif digest is not None:
+            await digest
         if evaluation.halt is not None:
             await self._halt(evaluation.halt)
 
-    async def _commit(self, piece: Block | LongLine, evaluation: Evaluation, cause: str) -> None:
+    async def _commit(self, piece: Block | LongLine, evaluation: Evaluation, cause: str, digest: str) -> None:
+        """Commit what came of `piece`; `digest` is the SHA-256 (hex) of a Block's bytes."""
         cursor = self._cursor
         assert cursor is not None  # noqa: S101 - set by _begin_segment_if_new
         after = cursor.copy()
         if isinstance(piece, Block):
-            data = piece.data if evaluation.size == len(piece.data) else piece.data[: evaluation.size]
+            data = piece.data
+            if evaluation.size != len(data):
+                data = data[: evaluation.size]
+                digest = sha256_hex(data)
             after.advance(data)
         else:
-            data = b""
+            digest = piece.range_sha256
             after.advance_past(piece.size, piece.head, piece.tail)
 
         def commit() -> None:
-            range_sha256 = piece.range_sha256 if isinstance(piece, LongLine) else sha256_hex(data)
             draft = Draft(
                 cause=cause,
                 records=evaluation.records,
                 counts=evaluation.counts,
                 position=after.position,
                 first=cursor.offset,
-                range_sha256=range_sha256,
+                range_sha256=digest,
                 last_event_time=evaluation.last_event_time,
                 decisions=self.governing.decisions,
             )
@@ -223,6 +250,7 @@ class Consumer:
 
     async def _idle(self, idle: Idle) -> bool:
         """Wait for more; return True when a run with `once` has reached the end."""
+        self._alive()
         if idle.busy:
             return False
         if self._once and idle.waiting_for:
@@ -235,7 +263,6 @@ class Consumer:
                     hint="everything before it is committed; complete the line and run again",
                 )
             return True
-        self._alive()
         seconds = self._reporter.silence_begins(self.settings.stream.silence_alarm_us)
         if seconds is not None:
             offset = self._journal.ledger.global_offset
@@ -265,7 +292,7 @@ class Consumer:
         tail = self._framer.finish()
         if tail is not None:
             evaluation = self.engine.reject_tail(tail, self._cursor.start if self._cursor else 0)
-            await self._commit(tail, evaluation, "unterminated")
+            await self._commit(tail, evaluation, "unterminated", "")
         cursor = self._cursor
         assert cursor is not None  # noqa: S101 - just set
         await self._record(audit.SEGMENT_CLOSED, end.closed)
@@ -374,7 +401,7 @@ class Consumer:
                 self._cursor.name, self._cursor.dev, self._cursor.ino = self._stream.hints()
             evidence = {f"file_{key}": value for key, value in notice.evidence.items()}
             log.info("segment.noticed", kind=notice.kind, **evidence)
-        if self._snapshots.due(self._journal.ledger):
+        if self._snapshots.due(self._journal.ledger, self.engine):
             await self._take_snapshot()
 
     async def _take_snapshot(self) -> None:

@@ -44,6 +44,8 @@ async def rebuild(
     timeline, snapshot, flags = recovered.timeline, recovered.snapshot, EMPTY_MARK
     if snapshot is not None:
         flags = snapshot.header.ledger.mark("flags")
+        if snapshot.header.ledger.decisions is None:
+            snapshot = None  # taken before the first decision: nothing was in force, so nothing is in its memory
     losses = [at for at, step in enumerate(timeline) if isinstance(step, Decision) and step.decision == _STATE_LOSS]
     if losses:  # what was committed before is accepted as it is, and nothing in memory comes from it
         before, timeline, snapshot = timeline[: losses[-1]], timeline[losses[-1] :], None
@@ -54,7 +56,14 @@ async def rebuild(
     current = _governing(in_force, governing, state)
     engine = current.engine()
     if snapshot is not None:
-        snapshot.load_into(engine)
+        try:
+            snapshot.load_into(engine)
+        except KeyError as error:
+            raise IntegrityRefusal(
+                f"{state / 'snapshots'}: the snapshot at entry {snapshot.header.audit.index} lacks memory that the "
+                f"rules in force need: {error.args[0]}",
+                hint=WAYS_OUT,
+            ) from error
     for step in timeline:
         if isinstance(step, Decision):
             # one by one, also where nothing was evaluated between two: what is new each time begins empty

@@ -7,6 +7,7 @@ alarm for silence. Leaves to the consumer everything that happens; nothing here 
 from __future__ import annotations
 
 import time
+from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -66,13 +67,15 @@ class Reporter:
         if not counts.rejected:
             return
         rejected = [record for projection, record in evaluation.records if projection == "rejections"]
-        for record in rejected[:_LOGGED_REJECTIONS]:
-            line = _rejection.decode(record)
+        lines = [_rejection.decode(record) for record in rejected]
+        for line in lines[:_LOGGED_REJECTIONS]:
             # a field that the contract does not know is the stream's own text, and stays out of the log
             field = {"field": line.field} if line.reason != UNDECLARED else {}
             log.warning("event.rejected", offset=line.offset, kind=line.kind, reason=line.reason, **field)
-        if len(rejected) > _LOGGED_REJECTIONS:
-            log.warning("event.rejected", more=len(rejected) - _LOGGED_REJECTIONS)
+        rest = lines[_LOGGED_REJECTIONS:]
+        if rest:
+            kinds = dict(Counter(line.kind for line in rest))
+            log.warning("event.rejected", more=len(rest), first_offset=rest[0].offset, kinds=kinds)
 
     def summarise(self, ledger: Ledger, lag_bytes: int, *, now: bool = False) -> None:
         """Once a second (or `now`) STATUS, and a log line if events flowed; the progress display each time."""

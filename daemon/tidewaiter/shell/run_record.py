@@ -11,20 +11,24 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec import Struct
 
-from tidewaiter.core.audit import UNREADABLE
+from tidewaiter.core.audit import UNREADABLE, Counts
 from tidewaiter.core.errors import DurabilityError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tidewaiter.core.audit import Counts
+    from tidewaiter.core.audit import EntryHead
     from tidewaiter.core.ledger import Ledger
     from tidewaiter.core.screening import Policy
     from tidewaiter.edges.durable import Disk
 
 
 class RunLog(Struct):
-    """One run of the daemon. Offsets are global stream bytes; counts are of this run alone."""
+    """One run of the daemon. Offsets are global stream bytes; counts are of this run alone.
+
+    `closed_at` is when a later start found that the run had crashed; `ended_at` is then the time of its last commit,
+    where that is known. `totals_at_start` are what the counts of a crashed run are reckoned from.
+    """
 
     run_id: str
     started_at: str
@@ -45,6 +49,8 @@ class RunLog(Struct):
     events_rejected: int = 0
     error: str | None = None
     version: str = ""
+    closed_at: str | None = None
+    totals_at_start: Counts | None = None
 
 
 class RunRecord:
@@ -56,6 +62,7 @@ class RunRecord:
         self._state = state
         self._before = before
         self.log = log
+        log.totals_at_start = before
 
     @property
     def path(self) -> Path:
@@ -68,17 +75,14 @@ class RunRecord:
 
     def close(self, ledger: Ledger, ended_at: str, policy: Policy | None, error: str | None) -> None:
         """Write the run log as ``success`` or ``failed``, and the validation report."""
-        totals, before, log = ledger.totals, self._before, self.log
+        log = self.log
         log.status = "failed" if error else "success"
         log.ended_at = ended_at
         log.error = error
         log.final_offset = ledger.global_offset
-        log.events_read = totals.events_read - before.events_read
-        log.events_valid = totals.evaluated - before.evaluated
-        log.flags_emitted = totals.flags - before.flags
-        log.events_rejected = totals.rejected - before.rejected
+        _count(log, ledger.totals, self._before)
         self._disk.replace_file(self.path, _pretty(log))
-        report = validation_report(log, ledger, before, policy)
+        report = validation_report(log, ledger, self._before, policy)
         self._disk.replace_file(self._state / "reports" / "validation_report.json", _pretty(report))
 
 
@@ -112,9 +116,22 @@ def validation_report(log: RunLog, ledger: Ledger, before: Counts, policy: Polic
     }
 
 
-def close_crashed_runs(disk: Disk, state: Path, ended_at: str) -> list[str]:
-    """Close every run log that still says ``running`` as ``failed`` and return their run ids."""
-    crashed = []
+def _count(log: RunLog, totals: Counts, before: Counts) -> None:
+    log.events_read = totals.events_read - before.events_read
+    log.events_valid = totals.evaluated - before.evaluated
+    log.flags_emitted = totals.flags - before.flags
+    log.events_rejected = totals.rejected - before.rejected
+
+
+def close_crashed_runs(
+    disk: Disk, state: Path, closed_at: str, ledger: Ledger, last_commit: EntryHead | None
+) -> list[str]:
+    """Close every run log that still says ``running`` as ``failed`` and return their run ids.
+
+    `ledger` is what was recovered, `last_commit` the head of its last batch.committed where that was read: they give
+    the figures of the newest of these runs. Of one before it, which nobody closed, nothing is known.
+    """
+    crashed: list[tuple[Path, RunLog]] = []
     for path in sorted((state / "runs").glob("run_*.json")):
         try:
             log = msgspec.json.decode(path.read_bytes(), type=RunLog)
@@ -122,14 +139,29 @@ def close_crashed_runs(disk: Disk, state: Path, ended_at: str) -> list[str]:
             continue  # not ours, or torn by hand; a record for people is no reason to refuse
         if log.status != "running":
             continue
-        log.status, log.ended_at = "failed", ended_at
+        log.status, log.closed_at = "failed", closed_at
         log.error = "the process ended without closing the run (crash, kill or power loss)"
+        crashed.append((path, log))
+    if crashed:
+        _tell_what_was_committed(max((log for _, log in crashed), key=lambda log: log.started_at), ledger, last_commit)
+    for path, log in crashed:
         try:
             disk.replace_file(path, _pretty(log))
         except DurabilityError as error:
             raise type(error)(f"{path}: {error.message}", hint=error.hint) from error
-        crashed.append(log.run_id)
-    return crashed
+    return [log.run_id for _, log in crashed]
+
+
+def _tell_what_was_committed(log: RunLog, ledger: Ledger, last_commit: EntryHead | None) -> None:
+    before, last = log.totals_at_start, ledger.commit
+    if before is None:  # written by a version that did not keep them
+        return
+    if last is not None and last.cause == "skip" and last.totals.events_read > before.events_read:
+        last = ledger.previous  # the operator's decision came behind the crash, it is no work of that run
+    log.final_offset = last.offset if last is not None else log.resume_offset
+    _count(log, last.totals if last is not None else before, before)
+    if last_commit is not None and last_commit.run_id == log.run_id:
+        log.ended_at = last_commit.timestamp
 
 
 def _pretty(value: object) -> bytes:

@@ -74,7 +74,7 @@ class _Loader:
         policy = self._policy(line_limit)
         state = self._state(stream)
         batch = Section(self.source, "batch")
-        batch_bytes = batch.take("max_bytes", size("1B", "256MiB"), 1 << 20)
+        batch_bytes = batch.take("max_bytes", size("1B", "256MiB"), 4 << 20)
         batch.finish()
         log = Section(self.source, "log")
         level = log.take("level", choice(*LOG_LEVELS), LogPart.level)
@@ -262,10 +262,11 @@ def default_stream_name(path: Path) -> str:
     return stem or "stream"
 
 
-def check_stream_readable(settings: Settings) -> None:
+def check_stream_readable(settings: Settings, *, once: bool = False) -> None:
     """Raise ConfigError where the stream cannot be watched: unreadable, or in a directory that does not exist.
 
-    A stream that does not exist yet is fine, and where a producer makes it, so is its directory.
+    A stream that does not exist yet is fine, and where a producer makes it, so is its directory. With `once` nobody
+    waits for it: at least one of its files must be there.
     """
     path = settings.stream.path
     try:
@@ -280,10 +281,21 @@ def check_stream_readable(settings: Settings) -> None:
             raise ConfigError(
                 f"stream {path}: its directory does not exist", hint=f"create {path.parent}, or correct the path"
             ) from error
+        if once and (settings.stream.directory or not _has_rotated_file(path)):
+            raise ConfigError(
+                f"stream {path} does not exist", hint="correct the path; without --once the daemon waits for it"
+            ) from error
     except OSError as error:
         raise ConfigError(
             f"stream {path} cannot be read: {error.strerror}", hint="check the path and its permissions"
         ) from error
+
+
+def _has_rotated_file(stream: Path) -> bool:
+    """Whether older files of the stream are there while the newest is not, as in the middle of a rotation."""
+    from tidewaiter.shell.stream_files import members_of  # noqa: PLC0415 - the other commands start faster
+
+    return bool(members_of(stream))
 
 
 def _choose_file(file: Path | None, overrides: Overrides, directory: Path) -> Path | None:

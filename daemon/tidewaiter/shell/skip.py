@@ -27,7 +27,8 @@ from tidewaiter.edges.durable import Disk
 from tidewaiter.edges.journal import Journal
 from tidewaiter.edges.lock import StateLock
 from tidewaiter.edges.recovery import prepare_directories, recover
-from tidewaiter.edges.stream import Data, Stream
+from tidewaiter.edges.stream import Data, Idle, Stream
+from tidewaiter.shell.state_owner import refuse_other_stream
 from tidewaiter.shell.supervisor import utc_now
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ def skip(settings: Settings, position: int, through: int | None, reason: str, ac
     state = settings.state.dir
     if not (state / "audit").is_dir():
         raise ConfigError(f"{state}: is no state directory", hint="name it with --state-dir or --config")
+    refuse_other_stream(state, settings.stream.name)
     disk = Disk(_owner_of(state))
     prepare_directories(disk, state)
     with StateLock(state / "lock"):
@@ -66,6 +68,8 @@ def skip(settings: Settings, position: int, through: int | None, reason: str, ac
             run_id=f"skip-{secrets.token_hex(6)}", now=utc_now, segment_bytes=settings.state.segment_bytes,
         )  # fmt: skip
         try:
+            for action, members in recovered.notes:
+                journal.record(action, dict(members))
             if halt.kind in SOURCE_KINDS:
                 return _accept(journal, halt, reason, actor)
             return asyncio.run(_skip_lines(settings, journal, halt, through, reason, actor))
@@ -111,7 +115,7 @@ async def _skip_lines(
     policy = msgspec.json.decode(archive.load(journal.state, decisions.config), type=Policy)
     stream = Stream(settings.reading())
     try:
-        await stream.start(ledger.position, ledger.closed, ledger.next_start)
+        await stream.start(ledger.position, ledger.closed, ledger.next_start, accept_gap=ledger.gap_accepted)
         lines, cursor = await _collect(stream, policy.line_limit, halt.offset + 1 if through is None else through)
     finally:
         await stream.close()
@@ -161,6 +165,8 @@ async def _collect(stream: Stream, limit: int, end: int) -> tuple[list[_Line], S
         piece = framer.next_piece() if framer is not None else None
         if piece is None or cursor is None:
             item = await stream.read(final=True)
+            if isinstance(item, Idle) and item.busy:
+                continue  # a compressed segment is being looked through
             if not isinstance(item, Data):
                 break
             if framer is None:

@@ -11,6 +11,7 @@ minute up to `RATE_BUDGET` bytes.
 from __future__ import annotations
 
 import datetime as dt
+import os
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
@@ -26,6 +27,7 @@ from tidewaiter.core.screening import Policy
 from tidewaiter.edges import archive
 from tidewaiter.edges.lock import probe
 from tidewaiter.shell.settings_file import default_stream_name
+from tidewaiter.shell.state_owner import read_owner, refuse_no_state
 from tidewaiter.shell.stream_files import deletable_files, lag_of
 
 if TYPE_CHECKING:
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
 
 RATE_WINDOW_S: Final = 60.0
 RATE_BUDGET: Final = 32 << 20
+LOW_SPACE_BYTES: Final = 16 << 20
+"""With less than this left in the state directory's file system, a batch and its snapshot may not fit any more."""
 _CATCH_UP_BUDGET: Final = 64 << 20
 _SNAPSHOT_MAGIC: Final = b"tidewaiter-snapshot/1\n"
 _LARGEST_HEADER: Final = 64 << 20
@@ -111,6 +115,7 @@ class Report(Struct, frozen=True):
     snapshots: list[SnapshotInfo]
     deletable: list[str]
     last_run: dict[str, Any] | None
+    state_free_bytes: int | None
 
 
 class _BatchHead(Struct, frozen=True):
@@ -130,6 +135,7 @@ def read_report(target: Target, now: dt.datetime) -> Report:
             hint="name it with --state-dir, or start the daemon first: tidewaiter run",
         )
     try:
+        refuse_no_state(state)
         return _read(target, now)
     except OSError as error:
         raise ConfigError(
@@ -152,8 +158,10 @@ def _read(target: Target, now: dt.datetime) -> Report:
     totals = ledger.totals
     events = totals.events_read
     older = snapshots[1][1] if len(snapshots) > 1 else None
+    owner = read_owner(state)
+    by_path = default_stream_name(stream) if stream is not None else state.name
     return Report(
-        stream=target.name or (default_stream_name(stream) if stream is not None else state.name),
+        stream=target.name or (owner.name if owner is not None else by_path),
         stream_path=None if stream is None else str(stream),
         state_dir=str(state),
         timestamp=now.isoformat(timespec="seconds"),
@@ -186,7 +194,17 @@ def _read(target: Target, now: dt.datetime) -> Report:
         snapshots=[SnapshotInfo(file=name, offset=one.global_offset) for name, one in snapshots],
         deletable=[] if older is None else deletable_files(stream, closed, older.global_offset),
         last_run=last_run,
+        state_free_bytes=_free_bytes(state),
     )
+
+
+def _free_bytes(state: Path) -> int | None:
+    """Return what the file system of `state` has left for somebody who is not root; None where it does not say."""
+    try:
+        found = os.statvfs(state)
+    except OSError:
+        return None
+    return found.f_bavail * found.f_frsize
 
 
 def _events_in(lag: int | None, offset: int, events: int) -> int | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime as dt
+import gc
 import os
 import secrets
 import signal
@@ -37,6 +38,7 @@ from tidewaiter.shell.reporting import Reporter
 from tidewaiter.shell.run_record import RunLog, RunRecord, close_crashed_runs
 from tidewaiter.shell.settings import NoProgress
 from tidewaiter.shell.snapshotting import Snapshotting
+from tidewaiter.shell.state_owner import claim
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -79,6 +81,9 @@ class _Supervisor:
         self.journal_thread = ThreadPoolExecutor(1, "journal")
         self.snapshot_thread = ThreadPoolExecutor(1, "snapshot")
         self.stopping = threading.Event()
+        # the consumer's, made before it: signals are remembered from the first moment on
+        self.stop = asyncio.Event()
+        self.reload = asyncio.Event()
         self.consumer: Consumer | None = None
         self.waker: FileWaker | None = None
         self.journal: Journal | None = None
@@ -90,6 +95,7 @@ class _Supervisor:
         logs_module.configure(None, stderr="none").close()  # takes descriptors 0 to 2 before any state file is opened
         prepare_directories(self.disk, self.state)
         with StateLock(self.state / "lock"):
+            claim(self.disk, self.state, self.settings.stream.name, self.settings.stream.path)
             run_id = f"{dt.datetime.now(dt.UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
             log_settings = self.settings.log
             self.logs = logs_module.configure(
@@ -148,6 +154,7 @@ class _Supervisor:
                 )
                 background = await self._check_older_part(recovered)
                 keep_alive.cancel()
+                _spare_the_collector()
                 self.services.ready(f"at byte {journal.ledger.global_offset}")
                 log.info(
                     "daemon.ready", offset=journal.ledger.global_offset, seconds=round(time.monotonic() - began, 3)
@@ -159,7 +166,7 @@ class _Supervisor:
             keep_alive.cancel()
 
     def _open_journal(self, recovered: Recovered, run_id: str, governing: Governing) -> None:
-        crashed = close_crashed_runs(self.disk, self.state, utc_now())
+        crashed = close_crashed_runs(self.disk, self.state, utc_now(), recovered.ledger, recovered.last_commit)
         self.journal = journal = Journal(
             self.disk, self.state, recovered.ledger, recovered.mark,
             run_id=run_id, now=utc_now, segment_bytes=self.settings.state.segment_bytes,
@@ -217,6 +224,8 @@ class _Supervisor:
                 self.disk, self.state, self.settings.state, self.snapshot_thread, journal.ledger.totals.events_read
             ),
             journal_thread=self.journal_thread,
+            stop=self.stop,
+            reload=self.reload,
             once=self.options.once,
         )
         if self.stopping.is_set():
@@ -281,17 +290,12 @@ class _Supervisor:
                 await asyncio.wait([waiting, task], return_when=asyncio.FIRST_COMPLETED)
                 waiting.cancel()
             checking = group.create_task(_await(background), name="audit-check") if background is not None else None
-            await group.create_task(self._consume(consumer), name="consumer")
+            await group.create_task(consumer.run(), name="consumer")
             if checking is not None and self.options.once:
                 await checking
             self.stopping.set()
             for task in others:
                 task.cancel()
-
-    async def _consume(self, consumer: Consumer) -> None:
-        if self.stopping.is_set():
-            consumer.stop.set()
-        await consumer.run()
 
     # -- signals and the end -------------------------------------------------------------------------------------
 
@@ -310,18 +314,16 @@ class _Supervisor:
             os.kill(os.getpid(), number)
             return
         self.stopping.set()
+        self.stop.set()  # signal handlers run on the loop's thread
         self.services.stopping("finishing the batch in hand")
         log.info("daemon.stopping", signal=signal.Signals(number).name)
-        if self.consumer is not None:
-            self.consumer.stop.set()
         if self.waker is not None:
             self.waker.kick()
 
     def _reload(self) -> None:
         if self.logs is not None:
             self.logs.reopen()
-        if self.consumer is not None:
-            self.consumer.reload.set()
+        self.reload.set()
         if self.waker is not None:
             self.waker.kick()
 
@@ -365,6 +367,12 @@ class _Supervisor:
                 position=journal.ledger.global_offset, events=record.log.events_read, flags=record.log.flags_emitted,
                 rejected=record.log.events_rejected, flags_file=record.log.flags,
             )  # fmt: skip
+
+
+def _spare_the_collector() -> None:
+    """Keep the garbage collector from walking through millions of keys that hold no cycles: that is a stall a time."""
+    gc.freeze()
+    gc.set_threshold(50_000, 50, 1_000)
 
 
 async def _endless(work: Awaitable[None]) -> None:

@@ -6,7 +6,6 @@ and a reload accept.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -61,7 +60,8 @@ def check(
 ) -> None:
     """Validate configuration, contract and rules; an error names file, line, key and what is allowed (exit 2).
 
-    It takes the options of `run` that lie over the configuration, so that such a run can be checked before it starts.
+    It takes the options of `run` that lie over the configuration, so that such a run can be checked before it starts,
+    and fails where that start would fail for this user, also for its stream or state directory.
     """
     from tidewaiter.shell.settings import Overrides
 
@@ -77,6 +77,8 @@ def check(
     )
     settings = load(config, overrides)
     from tidewaiter.shell.governing import from_settings
+    from tidewaiter.shell.settings_file import check_stream_readable
+    from tidewaiter.shell.state_owner import check_state_usable
 
     governing = from_settings(settings)
     compiled, ruleset = governing.contract, governing.ruleset
@@ -89,6 +91,8 @@ def check(
     if print_python:
         typer.echo(ruleset.python_source.rstrip("\n"))
     if not (json_schema or print_python):
+        check_stream_readable(settings)
+        check_state_usable(settings.state.dir, settings.stream.name)
         show(*_summary(settings, compiled, ruleset))
 
 
@@ -96,20 +100,11 @@ def warnings(settings: Settings) -> list[str]:
     """Return what does not forbid a start by itself, and yet is seldom meant."""
     found: list[str] = []
     path = settings.stream.path
-    if not path.parent.is_dir():
-        made = "the producer will create it" if settings.producer is not None else "a start would fail"
-        found.append(f"the stream's directory {path.parent} does not exist: {made}")
-    elif path.exists() and not os.access(path, os.R_OK):
-        found.append(f"the stream {path} cannot be read by this user")
-    elif not path.exists() and settings.producer is None:
-        found.append(f"the stream {path} does not exist yet: the daemon will wait for it")
-    place = settings.state.dir
-    while not place.exists() and place != place.parent:
-        place = place.parent
-    if not place.is_dir():
-        found.append(f"the state directory {settings.state.dir} cannot be created: {place} is not a directory")
-    elif not os.access(place, os.W_OK | os.X_OK):
-        found.append(f"the state directory {settings.state.dir} is not writable for this user")
+    if not path.exists():
+        if settings.producer is None:
+            found.append(f"the stream {path} does not exist yet: the daemon will wait for it")
+        elif not path.parent.is_dir():
+            found.append(f"the stream's directory {path.parent} does not exist: the producer will create it")
     if settings.stream.silence_alarm_us is None and settings.producer is None:
         found.append("stream.silence_alarm is off: a source that stops looks like a quiet day")
     return found

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import typer
 
@@ -21,6 +21,9 @@ EXAMPLE = (
     "Examples: [bold]tidewaiter generate --out events.jsonl --events 100000 --seed 7[/bold]\n\n"
     "[bold]tidewaiter generate --out live.jsonl --rate 200 --seconds 60 --bad 0.01 --duplicates 0.01[/bold]"
 )
+
+LARGEST_SEED: Final = 2**63 - 1
+"""The same as for the producer's [producer] seed."""
 
 
 def generate(
@@ -82,9 +85,12 @@ def generate(
 
     On a file that ends in events of the same seed the numbering goes on where it stopped.
     """
+    from tidewaiter.core.errors import ConfigError
     from tidewaiter.shell.generate_file import DEFAULT_START, GenerateOptions
     from tidewaiter.shell.generate_file import generate as write
 
+    if not 0 <= seed <= LARGEST_SEED:
+        raise ConfigError(f"--seed {seed} is out of range", hint=f"allowed: 0 to {LARGEST_SEED}")
     options = GenerateOptions(
         out=out,
         events=events,

@@ -28,6 +28,15 @@ StreamArgument = Annotated[
         show_default=False,
     ),
 ]
+KnownStreamArgument = Annotated[
+    Path | None,
+    typer.Argument(
+        metavar="STREAM",
+        help="The stream, file or directory, that was watched instead of the configured one: say what `run` was told. "
+        "Its state is looked for where such a run keeps it, see --state-dir.",
+        show_default=False,
+    ),
+]
 ConfigOption = Annotated[
     Path | None,
     typer.Option(

@@ -44,7 +44,10 @@ def run(
     config: ConfigOption = None,
     state_dir: StateDirOption = None,
     once: Annotated[
-        bool, typer.Option("--once", help="Stop at the end of the stream with exit 0; no producer is started.")
+        bool,
+        typer.Option(
+            "--once", help="Stop at the end of the stream with exit 0; it must exist. No producer is started."
+        ),
     ] = False,
     stream_name: StreamNameOption = None,
     contract: ContractOption = None,
@@ -70,6 +73,7 @@ def run(
     from tidewaiter.core.errors import ConfigError
     from tidewaiter.shell.settings import Overrides, RunOptions
     from tidewaiter.shell.settings_file import check_stream_readable
+    from tidewaiter.shell.state_owner import check_state_usable
 
     overrides = Overrides(
         stream=stream,
@@ -84,7 +88,8 @@ def run(
         no_producer=once,
     )
     settings = load(config, overrides)
-    check_stream_readable(settings)
+    check_stream_readable(settings, once=once)
+    check_state_usable(settings.state.dir, settings.stream.name)
     if accept_state_loss and not (reason.strip() and actor.strip()):
         raise ConfigError("--accept-state-loss is a recorded decision", hint="add --reason TEXT and --actor NAME")
     check_words(reason, actor)

@@ -12,9 +12,9 @@ import typer
 from tidewaiter.shell.commands.options import (
     ActorOption,
     ConfigOption,
+    KnownStreamArgument,
     ReasonOption,
     StateDirOption,
-    StreamArgument,
     StreamNameOption,
     check_words,
     load,
@@ -27,7 +27,7 @@ EXAMPLE = (
 
 
 def skip(
-    stream: StreamArgument = None,
+    stream: KnownStreamArgument = None,
     *,
     position: Annotated[
         int,

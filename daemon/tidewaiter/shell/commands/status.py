@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tidewaiter.shell.commands.options import ConfigOption, StateDirOption, StreamArgument, StreamNameOption, load, show
+from tidewaiter.shell.commands.options import (
+    ConfigOption,
+    KnownStreamArgument,
+    StateDirOption,
+    StreamNameOption,
+    load,
+    show,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,7 +36,7 @@ REJECTED_KINDS = ("framing", "json", "contract", "duplicate", "order", "operator
 
 
 def status(
-    stream: StreamArgument = None,
+    stream: KnownStreamArgument = None,
     *,
     config: ConfigOption = None,
     state_dir: StateDirOption = None,
@@ -44,10 +51,12 @@ def status(
 ) -> None:
     """Show position, lag, rates, reconciliation, policies, a pending halt, and whether the daemon runs.
 
-    Reads only: works while the daemon runs and while it does not.
+    Reads only: works while the daemon runs and while it does not. Exit code 0 whenever it could be shown, also for a
+    stream that is halted or a disk that is full; 2 where there is nothing to show.
     """
     import datetime as dt
 
+    from tidewaiter.core.errors import ConfigError, TidewaiterError
     from tidewaiter.shell.state_report import read_report
 
     target = locate(stream, config, state_dir, stream_name)
@@ -61,7 +70,15 @@ def status(
             def _open(self, path: Path, flags: int) -> int:
                 return os.open(path, flags | os.O_CLOEXEC, 0o644)
 
-        Readable().replace_file(textfile.absolute(), prometheus(report).encode())
+        try:
+            Readable().replace_file(textfile.absolute(), prometheus(report).encode())
+        except (OSError, TidewaiterError) as error:
+            cause = error if isinstance(error, OSError) else error.__cause__
+            why = (cause.strerror if isinstance(cause, OSError) else None) or str(error)
+            raise ConfigError(
+                f"--textfile {textfile}: cannot be written: {why}",
+                hint=f"{textfile.absolute().parent} must exist, be writable for this user and have space",
+            ) from error
     if as_json:
         import msgspec
 
@@ -103,10 +120,16 @@ def _rows(report: Report) -> Iterator[tuple[str, str, str]]:
     """Yield name, text and style of each line."""
     from tidewaiter.shell.commands.progress import bytes_text
     from tidewaiter.shell.setting_values import duration_text
+    from tidewaiter.shell.state_report import LOW_SPACE_BYTES
 
     place, counts, rates, policies = report.position, report.counts, report.rates, report.policies
     yield "stream", f"{report.stream}  {report.stream_path or '(path unknown)'}", ""
     yield "state", report.state_dir, ""
+    free = report.state_free_bytes
+    if free is not None:
+        low = free < LOW_SPACE_BYTES
+        warning = ": DISK FULL? the daemon waits for space and goes on by itself" if low else ""
+        yield "free space", f"{bytes_text(free)}{warning}", "bold red" if low else ""
     who = f"running, pid {report.pid}" if report.pid else "running, in another container"
     yield "daemon", who if report.alive else "not running", "green" if report.alive else "yellow"
     where = f"  (byte {place.segment_offset:,} of {place.segment})" if place.segment is not None else ""
@@ -176,6 +199,8 @@ def prometheus(report: Report) -> str:
     metric("up", "gauge", "Whether a daemon holds the state directory.", (label, int(report.alive)))
     metric("halted", "gauge", "Whether the stream waits for a decision.", (label, int(report.halt is not None)))
     metric("position_bytes", "gauge", "Committed global offset of the stream.", (label, report.position.offset))
+    free = report.state_free_bytes
+    metric("state_free_bytes", "gauge", "Free bytes in the state directory's file system.", (label, free))
     metric("lag_bytes", "gauge", "Bytes of the stream behind the position.", (label, report.lag_bytes))
     metric("lag_events_estimate", "gauge", "Estimated events in the lag.", (label, report.lag_events_estimate))
     metric("events_read_total", "counter", "Lines read and committed.", (label, counts.events_read))

@@ -19,7 +19,7 @@ subject = "account"
 event_id = { type = "string", min_length = 1, max_length = 64 }
 at = { type = "timestamp" }
 account = { type = "string", min_length = 1, max_length = 64 }
-other = { type = "string" }
+other = { type = "string", max_length = 64 }
 kind = { type = "enum", values = ["pay", "receive", "fee"] }
 side = { type = "enum", values = ["in", "out"] }
 amount = { type = "money", scale = 2 }

@@ -425,3 +425,14 @@ def test_a_ruleset_whose_flags_could_outgrow_an_audit_entry_is_refused() -> None
                 load_ruleset(text.encode(), "rules.toml", contract)
         else:
             load_ruleset(text.encode(), "rules.toml", contract)
+
+
+def test_a_subject_without_a_bound_is_refused_with_what_to_do() -> None:
+    """A scenario about a field of any length could outgrow an audit entry: the contract must bound the field."""
+    bounded = b'other = { type = "string", max_length = 64 }'
+    assert bounded in CONTRACT.text
+    contract = compile_contract(CONTRACT.text.replace(bounded, b'other = { type = "string" }'), "demo.toml")
+    rules = scenario("amount > '1'", extra="subject = 'other'\n").encode()
+    load_ruleset(rules, "r.toml", CONTRACT)
+    with pytest.raises(ConfigError, match="its subject other may be 65535 characters long: give the field max_length"):
+        load_ruleset(rules, "r.toml", contract)

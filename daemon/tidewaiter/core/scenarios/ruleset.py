@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from tidewaiter.core.audit import MAX_ENTRY_BYTES
-from tidewaiter.core.contract import QUOTED_TIME_LENGTH, Contract
+from tidewaiter.core.contract import MAX_ID_LENGTH, QUOTED_TIME_LENGTH, Contract
 from tidewaiter.core.errors import ConfigError
 from tidewaiter.core.scenarios.checking import CheckedScenario, check_ruleset
 from tidewaiter.core.scenarios.flags import make_renderer, value_text
@@ -70,6 +70,13 @@ class Ruleset:
         self.digest = hashlib.sha256(text).hexdigest()
         self.scenarios = tuple(_describe(item, plan, index) for index, item in enumerate(checked.scenarios))
         for scenario, item in zip(self.scenarios, checked.scenarios, strict=True):
+            length = contract.by_name[scenario.subject].max_length
+            if length is not None and length > MAX_ID_LENGTH:
+                raise source.error(
+                    ("scenario", item.decl.id),
+                    f"its subject {scenario.subject} may be {length} characters long",
+                    hint=f"give the field max_length = {MAX_ID_LENGTH} or less in the contract",
+                )
             longest = _longest_flag(scenario, contract)
             if longest > _LONGEST_FLAG:
                 raise source.error(

@@ -187,7 +187,7 @@ class Settings:
     rules: Path
     policy: Policy
     state: StatePart
-    batch_bytes: int = 4 << 20
+    batch_bytes: int = 2 << 20
     log: LogPart = LogPart()
     producer: ProducerPart | None = None
     file: Path | None = None

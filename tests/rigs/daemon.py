@@ -192,8 +192,8 @@ def audit_lines(state: Path) -> list[bytes]:
 
 
 def entries(state: Path, *actions: str) -> list[dict[str, Any]]:
-    """Return the audit entries with one of these actions, or all."""
-    found = [json.loads(line) for line in audit_lines(state)]
+    """Return the audit entries with one of these actions, or all; a kill may have torn the last one."""
+    found = [json.loads(line) for line in audit_lines(state) if line.endswith(b"\n")]
     return [entry for entry in found if not actions or entry["action"] in actions]
 
 

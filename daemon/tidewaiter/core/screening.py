@@ -105,8 +105,9 @@ class SeenIds:
 
         `ids` is kept as it is and must not change any more.
         """
-        if not all(seen.isdisjoint(ids) for seen in self._within_reach(period)):
-            return False
+        for seen in self._within_reach(period):
+            if seen and not seen.isdisjoint(ids):
+                return False
         self._move_to(period)
         seen = self._sets[0]
         before = len(seen)

@@ -43,6 +43,23 @@ _ABSENT: Final = frozenset({errno.ENOENT, errno.ENOTDIR})
 _T = TypeVar("_T")
 
 _pread: Final = aiofiles.os.wrap(os.pread)
+INLINE_BYTES: Final = 1 << 16
+"""Up to so many bytes that are in the page cache anyway are read where we are: a hop to a thread takes ten times as
+long as the copy (measured: 0.1 to 0.2 ms a hop while other threads are busy)."""
+
+
+async def _read_at(fd: int, count: int, offset: int) -> bytes:
+    """Return up to `count` bytes at `offset`, on a thread where the disk might have to be waited for."""
+    if count <= INLINE_BYTES:
+        buffer = bytearray(count)
+        try:
+            got = os.preadv(fd, [buffer], offset, os.RWF_NOWAIT)
+        except OSError:  # not in the cache (EAGAIN), or a file system that cannot tell (EOPNOTSUPP)
+            got = 0
+        if got:
+            return bytes(memoryview(buffer)[:got])
+    data: bytes = await _pread(fd, count, offset)
+    return data
 
 
 async def run(function: Callable[..., _T], *arguments: Any) -> _T:  # noqa: ANN401 - whatever `function` takes
@@ -321,7 +338,7 @@ class PlainSegment:
         if found.st_size < offset:
             raise truncated(self.member.file.name, self._record(), found.st_size)
         try:
-            data: bytes = await _pread(self._fd, min(limit, found.st_size - offset), offset)
+            data = await _read_at(self._fd, min(limit, found.st_size - offset), offset)
         except OSError as error:
             raise unreadable(self._path, error) from error
         # After the read: a file that was truncated and filled again while we read shows it here.

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 KEPT: Final = 2
 
+SYNCED_BYTES: Final = 1 << 20
+"""A snapshot is written out bit by bit: one large fsync at its end would keep the commits' small ones waiting."""
+
 
 def snapshot_files(state: Path) -> list[Path]:
     """Return the snapshot files, newest first."""
@@ -32,11 +35,14 @@ def write_snapshot(disk: Disk, state: Path, frozen: Frozen) -> Path:
     fd = disk.open(temporary)
     try:
         disk.truncate(fd, 0, temporary)
-        offset = 0
+        offset = synced = 0
         for data in snapshot.encode(frozen):
             # If we die here, a leftover temporary file is found, which the next start removes.
             disk.write_at(fd, data, offset, temporary)
             offset += len(data)
+            if offset - synced >= SYNCED_BYTES:
+                disk.datasync(fd, temporary)
+                synced = offset
         disk.sync(fd, temporary)
     finally:
         disk.close(fd)

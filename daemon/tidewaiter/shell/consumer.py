@@ -7,7 +7,8 @@ writes, to `edges.stream` the files, and to the supervisor who starts and stops 
 Invariants:
 - The engine never evaluates a piece twice: a piece that cannot be committed is committed again, not evaluated again.
 - `journal.ledger` is what is on the disk; nothing else in memory says where the stream stands.
-- While a batch's projections and checkpoint are written the next piece may be evaluated, never committed.
+- While a batch is being committed, and its projections and checkpoint written, the next piece may be evaluated, never
+  committed: at most one evaluated piece waits. Whatever else is done at a batch boundary waits for both.
 """
 
 from __future__ import annotations
@@ -49,8 +50,10 @@ log = get_logger()
 HOT_SECONDS: Final = 0.05
 """How long after the last bytes the stream is polled every millisecond instead of waiting for a notification."""
 HOT_POLL_SECONDS: Final = 0.001
+HASHED_ASIDE_BYTES: Final = 1 << 16
+"""Smaller pieces are hashed where they are: a hop to another thread takes longer."""
 SWEEP_KEYS: Final = 2_000
-"""How many idle keys are looked at after each commit; a tenth of a millisecond."""
+"""How many idle keys are looked at after each piece; a tenth of a millisecond."""
 RETRY_SECONDS: Final = (0.1, 5.0)
 """First and longest pause between attempts while the disk is full."""
 
@@ -93,7 +96,7 @@ class Consumer:
         self._once = once
         self._cursor: SegmentCursor | None = None
         self._framer: Framer | None = None
-        self._materialising: asyncio.Future[None] | None = None
+        self._committing: asyncio.Task[None] | None = None
         self._hot_until = 0.0
         self._rescan = False
         self._watchdog_at = 0.0
@@ -141,6 +144,9 @@ class Consumer:
                         # arrives meanwhile is to be in the next chunk
                         reading = asyncio.create_task(self._stream.read(final=self._once), name="read-ahead")
                     await self._take(item.data)
+                    if reading is None:
+                        # live: what arrives until this batch is durable is to be in the next one, not in one of its own
+                        await self._committed()
                 elif isinstance(item, SegmentEnd):
                     await self._end_segment(item)
                 elif await self._idle(item):
@@ -150,6 +156,8 @@ class Consumer:
                 reading.cancel()
                 with contextlib.suppress(asyncio.CancelledError, Exception):
                     await reading
+            if self._committing is not None:  # whoever closes the journal must find it at rest
+                await asyncio.wait([self._committing])
         await self._materialised()
         self._reporter.summarise(self._journal.ledger, 0 if self._once else self._stream.lag_bytes, now=True)
 
@@ -193,63 +201,83 @@ class Consumer:
                 return
 
     async def _commit_piece(self, piece: Block | LongLine) -> None:
+        """Evaluate `piece` while the one before is being committed, then begin to commit it."""
         cursor = self._cursor
         assert cursor is not None  # noqa: S101 - set by _begin_segment_if_new
-        loop = asyncio.get_running_loop()
-        # hashed on another core meanwhile: hashlib lets the interpreter go on
-        digest = loop.run_in_executor(None, sha256_hex, piece.data) if isinstance(piece, Block) else None
+        hashing: asyncio.Future[str] | None = None
+        if isinstance(piece, Block) and len(piece.data) >= HASHED_ASIDE_BYTES:
+            # hashed on another core meanwhile: hashlib lets the interpreter go on
+            hashing = asyncio.get_running_loop().run_in_executor(None, sha256_hex, piece.data)
         evaluation = self.engine.evaluate(piece, cursor.start, cursor.name)
+        if self.engine.screening.effective is not None:
+            self.engine.rules.sweep(self.engine.screening.effective, SWEEP_KEYS)
+        digest = await hashing if hashing is not None else None
         if evaluation.size:
-            await self._commit(piece, evaluation, "batch", await digest if digest is not None else "")
-        elif digest is not None:
-            await digest
+            await self._commit(piece, evaluation, "batch", digest)
         if evaluation.halt is not None:
             await self._halt(evaluation.halt)
 
-    async def _commit(self, piece: Block | LongLine, evaluation: Evaluation, cause: str, digest: str) -> None:
-        """Commit what came of `piece`; `digest` is the SHA-256 (hex) of a Block's bytes."""
+    async def _commit(
+        self, piece: Block | LongLine, evaluation: Evaluation, cause: str, digest: str | None = None
+    ) -> None:
+        """Begin to commit what came of `piece`; `digest` is the SHA-256 (hex) of a Block's bytes if it is known."""
+        await self._committed()
         cursor = self._cursor
         assert cursor is not None  # noqa: S101 - set by _begin_segment_if_new
         after = cursor.copy()
         if isinstance(piece, Block):
             data = piece.data
             if evaluation.size != len(data):
-                data = data[: evaluation.size]
-                digest = sha256_hex(data)
+                data, digest = data[: evaluation.size], None
+            digest = sha256_hex(data) if digest is None else digest
             after.advance(data)
         else:
             digest = piece.range_sha256
             after.advance_past(piece.size, piece.head, piece.tail)
-
-        def commit() -> None:
-            draft = Draft(
-                cause=cause,
-                records=evaluation.records,
-                counts=evaluation.counts,
-                position=after.position,
-                first=cursor.offset,
-                range_sha256=digest,
-                last_event_time=evaluation.last_event_time,
-                decisions=self.governing.decisions,
-            )
-            self._journal.commit(draft)
-
-        await self._persist(commit)
-        self._cursor = after  # memory follows disk
-        self._materialising = asyncio.get_running_loop().run_in_executor(
-            self._journal_thread, self._journal.materialise
+        draft = Draft(
+            cause=cause,
+            records=evaluation.records,
+            counts=evaluation.counts,
+            position=after.position,
+            first=cursor.offset,
+            range_sha256=digest,
+            last_event_time=evaluation.last_event_time,
+            decisions=self.governing.decisions,
         )
-        self._materialising.add_done_callback(_seen)  # what went wrong is raised again by the journal's next step
+        self._cursor = after  # where the next piece begins; the ledger alone says what is committed
+        self._committing = asyncio.create_task(self._make_durable(draft, evaluation), name="commit")
+        self._committing.add_done_callback(_seen)  # what went wrong is raised by `_committed`
+        await asyncio.sleep(0)  # hand it to the journal's thread before the next piece keeps this one busy
+
+    async def _make_durable(self, draft: Draft, evaluation: Evaluation) -> None:
+        """Commit, then projections and checkpoint: one visit to the journal's thread, for each costs a wait."""
+        committed = False
+
+        def steps() -> None:
+            nonlocal committed
+            if not committed:  # where the disk is full in a later step the commit stands; only that step is repeated
+                self._journal.commit(draft)
+                committed = True
+            self._journal.materialise()
+
+        await self._persist(steps)
         self._alive()
         self._reporter.committed(evaluation, self._journal.ledger)
         self._reporter.summarise(self._journal.ledger, self._stream.lag_bytes)
-        if self.engine.screening.effective is not None:
-            self.engine.rules.sweep(self.engine.screening.effective, SWEEP_KEYS)
+
+    async def _committed(self) -> None:
+        """Wait until the piece that is being made durable is. Raises what went wrong with it."""
+        if self._committing is not None:
+            committing = self._committing
+            await asyncio.wait([committing])  # not cancelled with us: the journal would not be at rest
+            self._committing = None
+            committing.result()
 
     # -- waiting -------------------------------------------------------------------------------------------------
 
     async def _idle(self, idle: Idle) -> bool:
         """Wait for more; return True when a run with `once` has reached the end."""
+        await self._committed()
         self._alive()
         if idle.busy:
             return False
@@ -292,7 +320,7 @@ class Consumer:
         tail = self._framer.finish()
         if tail is not None:
             evaluation = self.engine.reject_tail(tail, self._cursor.start if self._cursor else 0)
-            await self._commit(tail, evaluation, "unterminated", "")
+            await self._commit(tail, evaluation, "unterminated")
         cursor = self._cursor
         assert cursor is not None  # noqa: S101 - just set
         await self._record(audit.SEGMENT_CLOSED, end.closed)
@@ -312,6 +340,7 @@ class Consumer:
     # -- halts ---------------------------------------------------------------------------------------------------
 
     async def _halt(self, halt: Halt) -> None:
+        await self._committed()
         pending = self._journal.ledger.halt
         if pending is None or (pending.offset, pending.sha256, pending.reason) != (
             halt.offset,
@@ -333,6 +362,7 @@ class Consumer:
         if not isinstance(source, StreamHalt):
             return
         evidence: dict[str, str | int] = dict(source.evidence)
+        await self._committed()
         offset = self._journal.ledger.global_offset
         source.at(offset)
         halt = Halt(
@@ -351,6 +381,7 @@ class Consumer:
     # -- making things durable -----------------------------------------------------------------------------------
 
     async def _record(self, action: str, members: Any) -> None:  # noqa: ANN401 - a Struct or plain members
+        await self._committed()
         await self._persist(lambda: self._journal.record(action, members))
 
     async def _persist(self, call: Callable[[], None]) -> None:
@@ -379,19 +410,16 @@ class Consumer:
                 return
 
     async def _materialised(self) -> None:
-        """Wait until projections and checkpoint have caught up with the last commit."""
-        if self._materialising is not None:
-            with contextlib.suppress(NoSpace):
-                await self._materialising
-            self._materialising = None
+        """Wait until everything evaluated is committed, and projections and checkpoint have caught up with it."""
+        await self._committed()
         await self._persist(self._journal.materialise)
 
     # -- between batches -----------------------------------------------------------------------------------------
 
     async def _between_batches(self) -> None:
         """Do what may only be done at a batch boundary: notice failures, reload, snapshot."""
-        if self._materialising is not None and self._materialising.done():
-            await self._materialised()
+        if self._committing is not None and self._committing.done():
+            await self._committed()
         if self.reload.is_set():
             self.reload.clear()
             await self._reload()

@@ -13,6 +13,7 @@ import gc
 import os
 import secrets
 import signal
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -51,6 +52,9 @@ log = logs_module.get_logger()
 CHECKED_BEFORE_READY_BYTES: Final = 32 << 20
 """An older part of the audit log up to this size is checked before READY, a larger one beside the running daemon."""
 _KEEP_ALIVE_SECONDS: Final = 1.0
+SWITCH_SECONDS: Final = 0.0005
+"""How long one thread may keep the interpreter while another wants it. With Python's 5 ms the journal's thread waits up
+to that long behind each of its system calls (measured: 8.9 s instead of 7.5 s for 1M events with 29 % flags)."""
 _START_EXTENSION_US: Final = 30_000_000
 
 
@@ -155,6 +159,7 @@ class _Supervisor:
                 background = await self._check_older_part(recovered)
                 keep_alive.cancel()
                 _spare_the_collector()
+                sys.setswitchinterval(SWITCH_SECONDS)
                 self.services.ready(f"at byte {journal.ledger.global_offset}")
                 log.info(
                     "daemon.ready", offset=journal.ledger.global_offset, seconds=round(time.monotonic() - began, 3)

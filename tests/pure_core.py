@@ -38,7 +38,7 @@ HALT: Final = Policy()
 START: Final = dt.datetime(2026, 3, 9, 12, 0, tzinfo=dt.UTC)
 LIMIT: Final = 1 << 20
 SEGMENT: Final = "events.jsonl"
-DECISIONS: Final = Decisions(*(4 * ["0" * 64]))
+DECISIONS: Final = Decisions("0" * 64, "0" * 64, "0" * 64, "0" * 64)
 CONTEXT: Final = EntryContext("2026-03-09T12:00:00.000000Z", "run", "engine")
 
 
@@ -81,6 +81,7 @@ class Outcome:
     size: int = 0
     halt: Halt | None = None
     last_event_time: str | None = None
+    insufficient: dict[str, int] = field(default_factory=dict)
 
     def add(self, evaluation: Evaluation) -> None:
         """Take the effects of one more piece."""
@@ -89,6 +90,8 @@ class Outcome:
         self.size += evaluation.size
         self.halt = evaluation.halt
         self.last_event_time = evaluation.last_event_time
+        for scenario, number in evaluation.insufficient.items():
+            self.insufficient[scenario] = self.insufficient.get(scenario, 0) + number
 
     @property
     def flags(self) -> list[dict[str, Any]]:

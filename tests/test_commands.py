@@ -5,6 +5,7 @@ What the daemon itself does is tested elsewhere; here `run` and `skip` hand over
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-COMMANDS = ("run", "status", "check", "skip", "generate")
+COMMANDS = ("run", "status", "check", "skip", "generate", "explain", "replay", "rules")
 
 
 @pytest.fixture
@@ -205,7 +206,9 @@ def spoil(old: str, new: str) -> Callable[[Path], None]:
     ("act", "said"),
     [
         pytest.param(
-            lambda here: (here / "config" / "tidewaiter.toml").unlink(), "does not exist: name the conf", id="missing"
+            lambda here: (here / "config" / "tidewaiter.toml").unlink(),
+            "does not exist: name the configuration with --config FILE, or pass STREAM, --contract and --rules",
+            id="missing",
         ),
         pytest.param(
             lambda here: [
@@ -586,6 +589,42 @@ def test_check_says_what_it_found(here: Path, capsys: pytest.CaptureFixture[str]
     assert "silence_alarm is off" in text
     assert text.rstrip().endswith("accepted")
     assert not (here / "var").exists()
+
+
+def test_check_shows_lists_statuses_and_forks(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What a ruleset brings along, what of it runs, and why a metric is kept twice."""
+    rules = here / "rules" / "mine.toml"
+    (here / "lists").mkdir()
+    (here / "lists" / "vips.txt").write_text("# very important\nu1\nu2\n")
+    rules.parent.mkdir()
+    head = 'typology = "t"\nversion = 1\nseverity = "low"\nmeasure = "amount"\nthreshold = "0.01"\n'
+    rules.write_text(
+        'ruleset = "mine"\nversion = 4\ncontract = "money_flow/1"\n'
+        '[list.vip]\nfile = "../lists/vips.txt"\nmatch = "prefix"\n'
+        '[metric]\nlarge = { fn = "count", by = "user_id", window = "1h", where = "amount >= p.limit" }\n'
+        f'[scenario.tried]\n{head}status = "shadow"\nwhen = "amount > 5"\n'
+        f'[scenario.planned]\n{head}status = "draft"\nwhen = "amount > 6"\n'
+        f'[scenario.gone]\n{head}status = "retired"\nwhen = "amount > 7"\n'
+        f'[scenario.often]\n{head}when = "large > 2"\nparams = {{ limit = "10.00" }}\n'
+        '[scenario.often.segment.vip]\nwhere = "user_id in list.vip"\nlimit = "100.00"\n'
+    )
+    assert app.main(["check", "--rules", str(rules)]) == 0
+    text = capsys.readouterr().out
+    assert re.search(
+        r"^ruleset +mine version 4, 4 scenarios: 1 live, 1 shadow, 1 draft, 1 retired\n +rules/mine\.toml\n",
+        text,
+        re.MULTILINE,
+    )
+    digest = hashlib.sha256((here / "lists" / "vips.txt").read_bytes()).hexdigest()
+    assert re.search(rf"^list +vip, 2 prefixes\n +lists/vips\.txt\n +{digest}\n", text, re.MULTILINE)
+    assert re.search(r"^forks +large, once for each parameter value: ", text, re.MULTILINE)
+    assert "for often segment vip" in text
+    assert re.search(
+        r" often .* live .* tried .* shadow .* planned .* draft: not run .* gone .* retired: not run", text, re.DOTALL
+    )
+    (here / "lists" / "vips.txt").unlink()
+    assert app.main(["check", "--rules", str(rules)]) == 2
+    assert "mine.toml:5:8: list.vip.file: " in capsys.readouterr().err
 
 
 def test_check_takes_the_policies_of_a_run(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

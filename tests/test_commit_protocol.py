@@ -35,22 +35,23 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 BATCH_BYTES: Final = 100
-SHAPES: Final = ((1, 0), (0, 0), (0, 1), (3, 2), (40, 0), (0, 30), (2, 1), (1, 1))
-"""Flags and rejections of the batches, over and over: none, few, and enough to cross pages."""
-DECISIONS: Final = Decisions(*(4 * ["0" * 64]))
+SHAPES: Final = (
+    (1, 0, 0, 0), (0, 0, 0, 0), (0, 1, 0, 1), (3, 2, 1, 0), (40, 0, 0, 0), (0, 30, 2, 50), (2, 1, 1, 1), (1, 1, 50, 0),
+)  # fmt: skip
+"""Lines of each projection in the batches, over and over: none, few, and enough to cross pages."""
+DECISIONS: Final = Decisions("0" * 64, "0" * 64, "0" * 64, "0" * 64)
 SMALL_SEGMENTS: Final = 6000
 TARGET: Final = "test_commit_protocol:write_batches"
 
 
 def draft(number: int) -> Draft:
     """Return batch `number`, a function of the number alone."""
-    flags, rejections = SHAPES[number % len(SHAPES)]
     records = [
         (
             projection,
             json.dumps({"record": f"{projection} {number}.{item} é", "pad": "x" * (item * 37 % 200)}).encode() + b"\n",
         )
-        for projection, count in (("flags", flags), ("rejections", rejections))
+        for projection, count in zip(audit.PROJECTIONS, SHAPES[number % len(SHAPES)], strict=True)
         for item in range(count)
     ]
     position = Position(SegmentId("events.jsonl", 1, 1, 0, ""), 0, (number + 1) * BATCH_BYTES, 0, "")
@@ -63,6 +64,7 @@ def draft(number: int) -> Draft:
         range_sha256=hashlib.sha256(b"%d" % number).hexdigest(),
         last_event_time=None,
         decisions=DECISIONS,
+        insufficient={"large": number} if number % 3 == 1 else {},
     )
 
 
@@ -126,6 +128,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in audit.PROJECTIONS:
         assert projection_bytes(state, name) == b"".join(line for projection, line in expected if projection == name)
     assert len(list((state / "audit").glob("audit-*.jsonl"))) > 2
+    for name in audit.PROJECTIONS:
+        assert list(state.glob(f"{name}-*.jsonl")), name
     assert len(list(state.glob("flags-*.jsonl"))) > 1
     return state
 
@@ -142,6 +146,11 @@ def assert_complete(state: Path, whole: Path) -> None:
     assert checkpoint is not None
     assert checkpoint.commit is not None
     assert checkpoint.commit.offset == 16 * BATCH_BYTES
+    totals = checkpoint.commit.totals
+    assert [totals.flags, totals.suppressed, totals.shadow_flags] == [
+        projection_bytes(whole, name).count(b"\n") for name in ("flags", "suppressed", "shadow_flags")
+    ]
+    assert checkpoint.insufficient == {"large": 1 + 4 + 7 + 10 + 13}
 
 
 def finish(state: Path, whole: Path, name: str, problems: list[str]) -> None:
@@ -160,6 +169,22 @@ def finish(state: Path, whole: Path, name: str, problems: list[str]) -> None:
 def none_of(problems: list[str]) -> None:
     """Assert that there are no problems; the message has the first few."""
     assert not problems, "\n".join([f"{len(problems)} problems, the first:", *problems[:8]])
+
+
+def test_a_projection_without_new_lines_costs_no_sync(tmp_path: Path) -> None:
+    """A batch syncs the audit log and the projections that it adds to, and nothing else but the checkpoint."""
+    disk = FaultyDisk()
+    journal = resume(disk, tmp_path / "state", 1 << 20)
+    for number, shape in enumerate(SHAPES):
+        at = len(disk.calls)
+        journal.commit(draft(number))
+        journal.materialise()
+        synced = [call.path.name for call in disk.calls[at:] if call.primitive == "fdatasync"]
+        grown = [f"{name}.jsonl" for name, count in zip(audit.PROJECTIONS, shape, strict=True) if count]
+        assert synced == [journal.mark.segment, *grown]
+        opened = [call.path.name for call in disk.calls[at:] if call.primitive == "open"]
+        assert opened == [".checkpoint.json.tmp"]
+    journal.close()
 
 
 # -- power loss --------------------------------------------------------------------------------------------------------

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import keyword
 import re
 from decimal import Decimal
+from operator import attrgetter
 from typing import Any, Final
 
 import msgspec
@@ -13,9 +15,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pure_core import CONTRACT, CONTRACT_TEXT, line
-from tidewaiter.core.contract import MAX_ID_LENGTH, MAX_MINOR_UNITS, MAX_SCALE, Contract, compile_contract, json_schema
+from tidewaiter.core.contract import (
+    MAX_ID_LENGTH,
+    MAX_MINOR_UNITS,
+    MAX_SCALE,
+    NESTING_LIMIT,
+    Contract,
+    compile_contract,
+    json_schema,
+)
+from tidewaiter.core.decoding import LineFault, decode_block
 from tidewaiter.core.errors import EXIT_USAGE, ConfigError
-from tidewaiter.core.screening import exact_minor_units
+from tidewaiter.core.screening import Policy, Screening, exact_minor_units
 
 HEAD: Final = """\
 contract = "bank"
@@ -214,6 +225,8 @@ def test_the_json_schema_says_what_the_contract_says() -> None:
         (HEAD + FIELDS + 'x = { type = "money", required = false, default = 1 }', "field.x.default", "leave it out"),
         (HEAD + FIELDS + 'class = { type = "boolean" }', "bank.toml:10:1: field.class", "not a usable field name"),
         (HEAD + FIELDS + '"a-b" = { type = "boolean" }', "field.a-b", "not a usable field name"),
+        (HEAD + FIELDS + '"\u00aab" = { type = "boolean" }', "field.\u00aab", "letters a to z"),
+        (HEAD + FIELDS + '"\u00e9t\u00e9" = { type = "boolean" }', "field.\u00e9t\u00e9", "letters a to z"),
         (HEAD + FIELDS + '_x = { type = "boolean" }', "field._x", "not a usable field name"),
         (HEAD + FIELDS + 'p = { type = "boolean" }', "field.p", "not a usable field name"),
         (HEAD + FIELDS.replace("max_length = 64", "max_length = 1025", 1), "bank.toml:7:7: field.key", "at most 1024"),
@@ -242,6 +255,216 @@ def test_the_longest_id_is_accepted() -> None:
     """An id may be declared with exactly the longest length that an audit entry has room for."""
     text = FIELDS.replace("max_length = 64", f"max_length = {MAX_ID_LENGTH}")
     assert compile_contract((HEAD + text).encode(), "bank.toml").by_name["key"].max_length == MAX_ID_LENGTH
+
+
+# -- values inside objects ---------------------------------------------------------------------------------------------
+
+NESTED: Final = """\
+payer = { type = "string", from = "src.nameOrig", max_length = 8 }
+payee = { type = "string", from = "dst.nameDest", required = false }
+bank = { type = "enum", values = ["a", "b"], from = "dst.bank.id", required = false, default = "a" }
+amount = { type = "money", from = "src.amount" }
+fee = { type = "money", from = "dst.fee", required = false }
+odd = { type = "integer", from = "strange key`.1 - at `", required = false }
+renamed = { type = "boolean", from = "class", required = false }
+"""
+SRC: Final = '"src": {"nameOrig": "C1", "amount": 1.5}'
+
+
+def value(contract: Contract, event: Any, name: str) -> Any:
+    """Return the field `name` of `event`, by its attribute path."""
+    return attrgetter(contract.attribute(name))(event)
+
+
+def values_of(members: str) -> dict[str, Any]:
+    """Return the nested fields of an event with `members`."""
+    contract = compiled(NESTED)
+    event = decoded(contract, members)
+    return {name: value(contract, event, name) for name in contract.by_name if name not in {"key", "who", "at"}}
+
+
+NOTHING: Final = {
+    "payer": "C1", "payee": None, "bank": "a", "amount": 1.5, "fee": None, "odd": None, "renamed": None,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("members", "given_values"),
+    [
+        (SRC, {}),
+        (SRC + ', "dst": {}', {}),
+        (SRC + ', "dst": null', {}),
+        (SRC + ', "dst": {"bank": null, "fee": null, "nameDest": null}, "strange key`": null', {}),
+        (SRC + ', "dst": {"bank": {"id": "b"}, "nameDest": "M9"}', {"bank": "b", "payee": "M9"}),
+        (SRC + ', "dst": {"fee": -0.25}, "class": true', {"fee": -0.25, "renamed": True}),
+        (SRC + ', "strange key`": {"1 - at `": 7}', {"odd": 7}),
+    ],
+)
+def test_a_field_inside_an_object_is_read_wherever_it_stands(members: str, given_values: dict[str, Any]) -> None:
+    """Keys become attributes; an object that is absent or null is one without fields, so no path fails."""
+    assert values_of(members) == NOTHING | given_values
+
+
+def test_an_attribute_path_can_stand_in_python_source() -> None:
+    """Whatever the keys are called, the path is identifiers joined by dots."""
+    contract = compiled(NESTED)
+    for field in contract.fields:
+        assert contract.attribute(field.name) == field.path
+        assert all(step.isidentifier() and not keyword.iskeyword(step) for step in field.path.split("."))
+    assert contract.attribute("payer") == "_src.payer"
+    assert contract.attribute("key") == "key"
+    assert contract.attribute("renamed") == "renamed"
+    assert contract.by_name["bank"].source == "dst.bank.id"
+
+
+@pytest.mark.parametrize(
+    ("members", "reason", "field"),
+    [
+        ("", "required field is missing", "src"),
+        ('"src": {"amount": 1}', "required field is missing", "src.nameOrig"),
+        ('"src": null', "not an object", "src"),
+        ('"src": [1]', "not an object", "src"),
+        (SRC + ', "dst": {"bank": 1}', "not an object", "dst.bank"),
+        (SRC + ', "dst": {"bank": {"id": "c"}}', "not one of the allowed values", "dst.bank.id"),
+        (SRC + ', "dst": {"bank": {"id": null}}', "not one of the allowed values", "dst.bank.id"),
+        (SRC.replace("C1", "C12345678"), "not a text of 0 to 8 characters", "src.nameOrig"),
+        (SRC.replace("1.5", '"1"'), "not an amount within the bounds", "src.amount"),
+        (SRC.replace("1.5", "1.005"), "more than 2 decimals", "src.amount"),
+        (SRC.replace("1.5", '1.5, "x": 1'), "field not declared by the contract", "src.x"),
+        (SRC + ', "dst": {"bank": {"nameDest": 1}}', "field not declared by the contract", "dst.bank.nameDest"),
+        (SRC + ', "payer": "C1"', "field not declared by the contract", "payer"),
+        (SRC + ', "dst": {"nameDest": "` - at `$.src"}, "class": 3', "not true or false", "class"),
+        (SRC + ', "strange key`": {"1 - at `": "x"}', "not a whole number within the bounds", "strange key`.1 - at `"),
+        (SRC + ', "class": 3', "not true or false", "class"),
+    ],
+)
+def test_a_line_that_violates_a_nested_field_is_told_where(members: str, reason: str, field: str) -> None:
+    """The rejection names the keys from the outermost object to the value, as the line has them."""
+    contract = compiled(NESTED)
+    text = (BASE + (", " + members if members else "") + "}\n").encode()
+    (entry,) = decode_block(contract, text, at_start=True)
+    if not isinstance(entry, LineFault):
+        ((_, entry),) = Screening(contract, Policy(), ()).screen([entry]).faults
+    assert (entry.kind, entry.reason, entry.field) == ("contract", reason, field)
+
+
+def test_unknown_members_of_an_object_are_ignored_where_those_of_the_line_are() -> None:
+    """`unknown_fields` holds at every depth, and nesting counts from the line on, however many objects lie in it."""
+    contract = compiled(NESTED, head='unknown_fields = "ignore"\n' + HEAD)
+    inside = f'"src": {{"nameOrig": "C1", "amount": 1, "x": {"[" * (NESTING_LIMIT - 2)}{"]" * (NESTING_LIMIT - 2)}}}'
+    good = (BASE + ", " + inside + "}\n").encode()
+    deep = good.replace(b"[]", b"[[]]")
+    entries = decode_block(contract, good * 99 + deep + good, at_start=True)
+    assert [number for number, entry in enumerate(entries) if isinstance(entry, LineFault)] == [99]
+    assert entries[99].reason == f"nested deeper than {NESTING_LIMIT}"
+    assert value(contract, entries[100], "payer") == "C1"
+
+
+def test_objects_that_every_event_has_do_not_slow_its_block_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The guard against deep nesting leaves a block of ordinary nested events to the fast path."""
+    monkeypatch.setattr("tidewaiter.core.decoding.decode_lines_singly", None)
+    contract = compiled(NESTED, head='unknown_fields = "ignore"\n' + HEAD)
+    plain = (BASE + ", " + SRC + "}\n").encode()
+    full = (BASE + ", " + SRC + ', "dst": {"bank": {"id": "b"}, "more": [1, {}]}}\n').encode()
+    assert len(decode_block(contract, plain * 500, at_start=True)) == 500
+    assert len(decode_block(contract, full * 500, at_start=True)) == 500
+
+
+def test_the_subject_may_lie_in_an_object() -> None:
+    """Its object is then required, and blank ones are found there as well."""
+    contract = compiled(head=HEAD.replace('"who"', '"payer"'), fields=NESTED.replace("from", "min_length = 1, from", 1))
+    assert contract.subject_field == "payer"
+    line = (BASE + ", " + SRC.replace("C1", " ") + "}").encode()
+    ((_, fault),) = Screening(contract, Policy(), ()).screen([contract.decoder.decode(line)]).faults
+    assert (fault.reason, fault.field) == ("only white space", "src.nameOrig")
+
+
+def test_absent_money_is_no_amount_in_the_column() -> None:
+    """A column of optional money holds None where it is absent, in bulk and one by one; zero stays zero."""
+    contract = compiled(NESTED)
+    texts = [BASE.replace('"k"', f'"k{number}"') for number in range(3)]
+    members = [SRC, SRC + ', "dst": {"fee": 0}', SRC + ', "dst": {"fee": -1.25}']
+    events = [contract.decoder.decode(f"{a}, {b}}}".encode()) for a, b in zip(texts, members, strict=True)]
+    for again in ([], [events[0]]):  # a duplicate makes it judge each event by itself
+        admitted = Screening(contract, Policy(duplicate="quarantine"), ("fee", "amount")).screen([*events, *again])
+        assert [list(column) for column in admitted.money] == [[None, 0, -125], [150, 150, 150]]
+
+
+@pytest.mark.parametrize(
+    ("fields", "currency"),
+    [
+        ('m = { type = "money" }', None),
+        ('m = { type = "money" }\ncurrency = { type = "string" }', "currency"),
+        ('currency = { type = "enum", values = ["X"], required = false }\nm = { type = "money" }', "currency"),
+        ('m = { type = "money" }\ncurrency = { type = "integer" }', None),
+        (
+            'm = { type = "money", currency = "unit" }\ncurrency = { type = "string" }\nunit = { type = "string" }',
+            "unit",
+        ),
+    ],
+)
+def test_money_knows_its_currency(fields: str, currency: str | None) -> None:
+    """The field it names; else the one called `currency`, if that is a text; else none."""
+    assert compiled(fields).by_name["m"].currency == currency
+    assert compiled(fields).by_name["key"].currency is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "where", "what"),
+    [
+        ('x = { type = "boolean", from = "" }', "bank.toml:10:32: field.x.from", "has an empty key"),
+        ('x = { type = "boolean", from = "a..b" }', "bank.toml:10:32: field.x.from", "keys joined by dots, 1 to 8"),
+        ('x = { type = "boolean", from = "a.b.c.d.e.f.g.h.i" }', "field.x.from", "has 9 keys"),
+        ('x = { type = "boolean", from = 3 }', "bank.toml:10:32: field.x.from", "must be text"),
+        ('x = { type = "boolean", from = "key" }', "bank.toml:10:32: field.x.from", "same value as key: key"),
+        ('x = { type = "boolean", from = "a.b" }\ny = { type = "boolean", from = "a.b" }',
+         "bank.toml:11:32: field.y.from", "reads the same value as x: a.b"),
+        ('a = { type = "boolean" }\ny = { type = "boolean", from = "a.b" }',
+         "bank.toml:11:32: field.y.from", "looks inside a, which a reads as a value"),
+        ('y = { type = "boolean", from = "a.b.c" }\na = { type = "boolean" }',
+         "bank.toml:11:1: field.a", "reads a, inside which y looks for a.b.c"),
+        ('x = { type = "money", currency = "curency" }\ncurrency = { type = "string" }',
+         "bank.toml:10:34: field.x.currency", "did you mean 'currency'? allowed: key, who, currency"),
+        ('x = { type = "money", currency = "at" }', "bank.toml:10:34: field.x.currency", "must be a string or enum"),
+        ('x = { type = "integer", currency = "who" }', "bank.toml:10:25: field.x.currency", "unknown key"),
+        ('x = { type = "boolean", form = "a.b" }', "bank.toml:10:25: field.x.form", "did you mean 'from'?"),
+    ],
+)  # fmt: skip
+def test_a_wrong_place_or_currency_is_refused(fields: str, where: str, what: str) -> None:
+    """Two fields never read the same value, nor one a value in which another looks; the later one is named."""
+    message = str(refusal(HEAD + FIELDS + fields))
+    assert where in message
+    assert what in message
+
+
+@pytest.mark.parametrize("role", ["id", "time", "ingest_time"])
+def test_id_and_times_stand_at_the_top_of_the_line(role: str) -> None:
+    """What makes an event and what a flag quotes is never looked for inside."""
+    name = {"id": "key", "time": "at", "ingest_time": "got"}[role]
+    fields = FIELDS.replace(f"{name} = {{", f'{name} = {{ from = "a.b",') + 'got = { type = "timestamp" }\n'
+    text = (
+        'ingest_time = "got"\n'
+        + HEAD
+        + fields.replace("got = {", 'got = { from = "a.b",' if name == "got" else "got = {")
+    )
+    assert f"field.{name}.from: the {role} must stand at the top of the line" in str(refusal(text))
+
+
+def test_the_json_schema_says_where_values_stand() -> None:
+    """Objects are objects, required where one of their fields is, and closed as the line is."""
+    schema = json_schema(compiled(NESTED))
+    assert schema["required"] == ["key", "who", "at", "src"]
+    source, target = schema["properties"]["src"], schema["properties"]["dst"]
+    assert (source["type"], source["required"], source["additionalProperties"]) == (
+        "object", ["nameOrig", "amount"], False,
+    )  # fmt: skip
+    assert source["properties"]["nameOrig"]["maxLength"] == 8
+    assert target["required"] == []
+    assert target["properties"]["bank"]["properties"]["id"]["enum"] == ["a", "b"]
+    assert "payer" not in schema["properties"]
+    assert json_schema(compiled(NESTED, 'unknown_fields = "ignore"\n' + HEAD))["properties"]["dst"][
+        "additionalProperties"
+    ]
 
 
 # -- money -------------------------------------------------------------------------------------------------------------

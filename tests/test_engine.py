@@ -5,7 +5,8 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import json
-from typing import Any, Final
+from collections import Counter
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import pytest
 from hypothesis import given, settings
@@ -28,12 +29,15 @@ from pure_core import (
     run_stream,
 )
 from tidewaiter.core.audit import Counts
-from tidewaiter.core.contract import QUOTED_TIME_LENGTH
+from tidewaiter.core.contract import QUOTED_TIME_LENGTH, compile_contract
 from tidewaiter.core.decoding import BOM
 from tidewaiter.core.engine import Engine, utc_text
 from tidewaiter.core.framing import PREVIEW_BYTES, Framer, LongLine
 from tidewaiter.core.scenarios import load_ruleset
 from tidewaiter.core.screening import Policy
+
+if TYPE_CHECKING:
+    from tidewaiter.core.scenarios import Ruleset, RuleState
 
 FAULTS: Final = ("framing", "json", "contract", "duplicate", "order", "operator")
 SHORT_LIMIT: Final = 400
@@ -86,6 +90,37 @@ def assert_counts_add_up(counts: Counts) -> None:
     assert counts.admitted <= counts.evaluated
 
 
+class Routed:
+    """The shipped rules, with the hits of the second scenario suppressed and those of the third in the shadow.
+
+    Every third event is one at which the first could not be decided.
+    """
+
+    only_flags = False
+    projections = ("flags", "suppressed", "shadow_flags")
+
+    def __init__(self) -> None:
+        self.undecided = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(RULES, name)
+
+    def bind(self, state: RuleState) -> Any:
+        """Return the function of the shipped rules, which also looks at each event."""
+        evaluate = RULES.bind(state)
+
+        def counting(events: Any, times: Any, *money: Any) -> Any:
+            self.undecided += sum(int(event.event_id.strip("e") or 0) % 3 == 0 for event in events)
+            return evaluate(events, times, *money)
+
+        return counting
+
+    def take_insufficient(self, _state: RuleState) -> dict[str, int]:
+        """Return how often it was, since it was last asked."""
+        taken, self.undecided = self.undecided, 0
+        return {"threshold": taken} if taken else {}
+
+
 # -- grouping ----------------------------------------------------------------------------------------------------------
 
 
@@ -101,6 +136,37 @@ def test_any_grouping_of_the_same_bytes_gives_the_same_records(
     newlines = [at + 1 for at, byte in enumerate(data) if byte == ord("\n")]
     assert_same_outcome(run_stream(new_engine(policy), data, newlines, limit=SHORT_LIMIT), whole)
     assert_counts_add_up(whole.counts)
+
+
+@settings(max_examples=75)
+@given(stream_lines(), policies, cut_places)
+def test_each_hit_goes_to_the_projection_of_its_outcome(items: list[bytes], policy: Policy, cuts: list[int]) -> None:
+    """The same records in the same order as if all were flags, each under its projection and counted there."""
+    data = lines(*items)
+    plain = run_stream(new_engine(policy), data, limit=SHORT_LIMIT)
+    engines = [new_engine(policy, rules=cast("Ruleset", Routed())) for _ in range(2)]
+    whole, cut = (run_stream(each, data, at, limit=SHORT_LIMIT) for each, at in zip(engines, ((), cuts), strict=True))
+    assert_same_outcome(cut, whole)
+    assert cut.insufficient == whole.insufficient
+    assert [record for _, record in whole.records] == [record for _, record in plain.records]
+    goes_to = {"threshold": "flags", "velocity": "suppressed", "repetition": "shadow_flags", None: "rejections"}
+    for projection, record in whole.records:
+        assert projection == goes_to[json.loads(record).get("rule_name")]
+    number = Counter(projection for projection, _ in whole.records)
+    counts = whole.counts
+    assert (counts.flags, counts.suppressed, counts.shadow_flags) == (
+        number["flags"], number["suppressed"], number["shadow_flags"],
+    )  # fmt: skip
+    assert_counts_add_up(counts)
+
+
+def test_what_could_not_be_decided_is_counted_up_to_a_halt() -> None:
+    """The count is of the events that were evaluated, and is handed on once."""
+    engine = new_engine(HALT, rules=cast("Ruleset", Routed()))
+    outcome = evaluate_lines(engine, line(0), line(1), line(3), b"{}", line(6))
+    assert outcome.halt is not None
+    assert outcome.insufficient == {"threshold": 2}
+    assert evaluate_lines(engine, line(7)).insufficient == {}
 
 
 @settings(max_examples=75)
@@ -379,10 +445,84 @@ def test_a_changed_metric_starts_empty_and_says_so() -> None:
 # -- a ruleset of somebody else ----------------------------------------------------------------------------------------
 
 
+NESTED_CONTRACT: Final = """\
+contract = "nested"
+version = 1
+id = "event_id"
+time = "event_time"
+subject = "payer"
+
+[field]
+event_id = { type = "string", min_length = 1, max_length = 64 }
+event_time = { type = "timestamp" }
+payer = { type = "string", min_length = 1, max_length = 64, from = "src.name" }
+payee = { type = "string", max_length = 64, from = "dst.account.name", required = false }
+amount = { type = "money", from = "src.money.amount" }
+fee = { type = "money", from = "dst.fee", required = false }
+"""
+NESTED_RULES: Final = """\
+ruleset = "nested"
+version = 1
+contract = "nested/1"
+
+[metric]
+pairs = { fn = "count", by = ["payer", "payee"], window = "1h", where = "amount >= 5" }
+payees = { fn = "distinct(payee)", by = "payer", window = "1h" }
+
+[scenario.pair]
+typology = "t"
+version = 1
+severity = "low"
+when = "pairs >= 2 and payees >= 2"
+measure = "amount"
+threshold = "5.00"
+reason = "{payer} to {payee} for {fee}"
+
+[scenario.dear]
+typology = "t"
+version = 1
+severity = "low"
+subject = "payee"
+when = "fee > 1"
+measure = "fee"
+threshold = "1.00"
+"""
+
+
+def test_values_inside_objects_reach_rules_and_flags() -> None:
+    """As subject, key, condition, measure and text; absent ones are unknown, and counted as such."""
+    contract = compile_contract(NESTED_CONTRACT.encode(), "nested.toml")
+    engine = Engine(contract, load_ruleset(NESTED_RULES.encode(), "rules.toml", contract), QUARANTINE)
+
+    def event(number: int, *, dst: Any = None, amount: float = 7.5) -> bytes:
+        time = (START + dt.timedelta(seconds=number)).isoformat()
+        source = {"name": "A", "money": {"amount": amount}}
+        return json.dumps({"event_id": f"e{number}", "event_time": time, "src": source, "dst": dst}).encode()
+
+    outcome = evaluate_lines(
+        engine,
+        event(0, dst={"account": {"name": "B"}}),
+        event(1, dst={"account": {"name": "C"}, "fee": 1.25}),
+        event(2, dst={"account": {"name": "C"}, "fee": 0.25}),
+        event(3),
+        event(4, dst={"account": {"name": 5}}),
+        event(5, dst={"fee": 2}),
+        event(6, amount=7.001),
+    )
+    flags = [[flag[key] for key in ("rule_name", "user_id", "event_id", "metric_value")] for flag in outcome.flags]
+    assert flags == [["dear", "C", "e1", 1.25], ["pair", "A", "e2", 7.5]]
+    assert outcome.flags[1]["reason"] == "A to C for 0.25"
+    told = [(each["field"], each["reason"]) for each in outcome.rejections]
+    assert [field for field, _ in told] == ["dst.account.name", "src.money.amount"]
+    # `fee` absent at 0 and 3, its flag's subject at 5; the pair's key at 3 and 5
+    assert outcome.insufficient == {"dear": 3, "pair": 2}
+
+
 class EveryEvent:
     """The least a ruleset can be: it counts events in its state and flags each of them twice."""
 
     money_columns = ("amount",)
+    only_flags = True
 
     def new_state(self) -> list[int]:
         return [0]
@@ -396,6 +536,9 @@ class EveryEvent:
             return hits
 
         return evaluate
+
+    def take_insufficient(self, state: list[int]) -> dict[str, int]:
+        return {}
 
     def render(self, hit: Any, event: Any, event_time: str, ingest_time: str | None, offset: int) -> bytes:
         return b"%d %d %d %d %s\n" % (hit[1], hit[2], hit[3], offset, event_time.encode())

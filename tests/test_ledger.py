@@ -28,9 +28,11 @@ from tidewaiter.core.audit import (
 from tidewaiter.core.commits import Prepared, prepare, prepare_entry
 from tidewaiter.core.contract import MAX_ID_LENGTH, compile_contract
 from tidewaiter.core.engine import Engine
-from tidewaiter.core.ledger import AuditMark, Ledger, decode_checkpoint, encode_checkpoint, units
-from tidewaiter.core.position import ClosedSegment, SegmentId
+from tidewaiter.core.ledger import EMPTY_MARK, AuditMark, Ledger, decode_checkpoint, encode_checkpoint, units
+from tidewaiter.core.position import ClosedSegment, Position, SegmentId
 from tidewaiter.core.scenarios import load_ruleset
+from tidewaiter.core.scenarios.syntax import MAX_SCENARIOS
+from tidewaiter.shell.governing import MAX_LIST_NAMES, named
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -260,6 +262,76 @@ def test_a_batch_moves_the_position_adds_the_counts_and_resolves_a_halt() -> Non
     assert ledger.previous.offset == 100
     assert ledger.global_offset == ledger.commit.offset == 200
     assert ledger.position == ledger.commit.position
+
+
+def test_what_could_not_be_decided_is_summed_over_the_batches() -> None:
+    """Each batch adds to the scenarios that it names; a ledger that was handed on does not change."""
+    ledger = Ledger()
+    sums = []
+    for number, counts in enumerate([{"a": 1}, {}, {"b": 2, "a": 3}]):
+        batch = draft(Outcome(size=10), first=10 * number)
+        prepared = prepare(ledger, msgspec.structs.replace(batch, insufficient=counts), CONTEXT)
+        assert prepared.ledger.commit is not None
+        assert prepared.ledger.commit.insufficient == counts
+        ledger = prepared.ledger
+        sums.append(ledger)
+    assert [each.insufficient for each in sums] == [{"a": 1}, {"a": 1}, {"a": 4, "b": 2}]
+    mark = AuditMark("audit.jsonl", 1, ledger.index, ledger.head)
+    checkpoint = decode_checkpoint(encode_checkpoint(ledger, mark, "now"))
+    assert checkpoint is not None
+    assert checkpoint.insufficient == {"a": 4, "b": 2}
+
+
+def test_a_commit_s_entry_has_room_for_every_scenario_and_list() -> None:
+    """As many scenarios as a ruleset may have, all undecided, and lists with the longest paths: within the bound."""
+    undecided = {f"{number:064}": 10**9 for number in range(MAX_SCENARIOS)}
+    room, lists = MAX_LIST_NAMES, dict[str, str]()
+    while (room := room - len(msgspec.json.encode({(path := f"\x01{len(lists):040}"): "f" * 64}))) >= 0:
+        lists[path] = "f" * 64
+    outcome = Outcome(size=10**15, counts=Counts(*[10**15] * len(Counts.__struct_fields__)))
+    decisions = msgspec.structs.replace(DECISIONS, lists=lists)
+    position = Position(SegmentId("\x01" * 255, 10**9, 10**18, 1024, "f" * 64), 10**15, 10**15, 4096, "f" * 64)
+    batch = msgspec.structs.replace(
+        draft(outcome), insufficient=undecided, decisions=decisions, position=position, reason="r" * 1000
+    )
+    assert len(prepare(Ledger(), batch, CONTEXT).lines[-1]) <= audit.MAX_ENTRY_BYTES
+
+
+def test_what_starts_empty_is_named_as_far_as_there_is_room() -> None:
+    """A change of everything in the largest of rulesets still fits an entry; the rest is counted."""
+    few = ["metric a", "scenario b"]
+    assert named(few) == few
+    many = [f"metric {number:064}" for number in range(3000)]
+    told = named(many)
+    assert told[:-1] == many[: len(told) - 1]
+    assert told[-1] == f"and {3000 - len(told) + 1} more"
+    decision = Decision("governing", "reload", DECISIONS, started_empty=told)
+    assert (
+        len(prepare_entry(Ledger(), CONTEXT, audit.DECISION_RECORDED, decision).lines[0])
+        < audit.MAX_ENTRY_BYTES // 2 + 2000
+    )
+
+
+def test_an_older_version_s_entries_read_as_those_of_empty_projections() -> None:
+    """Without the members that came later: no lists, nothing suppressed or undecided, and marks at the beginning."""
+    counts = {name: 0 for name in Counts.__struct_fields__ if name not in {"suppressed", "shadow_flags"}}
+    counts["flags"] = 2
+    ledger = Ledger()
+    prepared = prepare(ledger, draft(Outcome(size=10)), CONTEXT)
+    old = json.loads(prepared.lines[-1])
+    old["counts"] = old["totals"] = counts
+    for name in ("suppressed", "shadow_flags"):
+        del old["projections"][name]
+    del old["insufficient"], old["decisions"]["lists"]
+    (unit,) = units([json.dumps(old, separators=(",", ":")).encode() + b"\n"], 0, ledger.head)
+    ledger.apply(unit)
+    assert ledger.commit is not None
+    assert (ledger.totals, ledger.insufficient) == (Counts(flags=2), {})
+    assert ledger.mark("suppressed") == EMPTY_MARK
+    assert ledger.commit.decisions.lists == {}
+    after = prepare(ledger, draft(Outcome([("suppressed", b"{}\n")], size=5), first=10), CONTEXT).ledger
+    assert after.mark("suppressed").length == 3
+    assert after.totals == Counts(flags=2, suppressed=1)
 
 
 def test_between_two_segments_there_is_a_next_start_and_no_position() -> None:

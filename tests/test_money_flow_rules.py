@@ -14,9 +14,15 @@ from hypothesis import strategies as st
 from support import REPOSITORY
 from tidewaiter.core.contract import Contract, compile_contract
 from tidewaiter.core.errors import IntegrityRefusal
-from tidewaiter.core.scenarios import FrozenState, Ruleset, RuleState, load_ruleset
-from tidewaiter.core.scenarios import generating as generating_module
-from tidewaiter.core.scenarios import state as state_module
+from tidewaiter.core.scenarios import (
+    FrozenState,
+    Ruleset,
+    RuleState,
+    generating_metrics,
+    load_ruleset,
+    state_cells,
+    state_windows,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -154,11 +160,11 @@ def results(rules: Ruleset, hits: Sequence[tuple[Any, ...]]) -> list[tuple[int, 
 def rules(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ruleset:
     """The rules; once more with limits so low that small tests turn generations and fill deques."""
     if request.param == "tiny limits":
-        monkeypatch.setattr(state_module, "SMALL", 1)
-        monkeypatch.setattr(state_module, "PURGE_WINDOWS", 1)
-        monkeypatch.setattr(state_module, "LIST_LIMIT", 3)
-        monkeypatch.setattr(generating_module, "LIST_LIMIT", 3)
-        monkeypatch.setattr(state_module, "CHUNK_KEYS", 2)
+        monkeypatch.setattr(state_cells, "SMALL", 1)
+        monkeypatch.setattr(state_cells, "PURGE_WINDOWS", 1)
+        monkeypatch.setattr(state_windows, "LIST_LIMIT", 3)
+        monkeypatch.setattr(generating_metrics, "LIST_LIMIT", 3)
+        monkeypatch.setattr(state_cells, "CHUNK_KEYS", 2)
     return load_rules()
 
 
@@ -367,7 +373,7 @@ def test_many_idle_keys_go_with_their_generation() -> None:
 
 @pytest.mark.parametrize(
     "chunks",
-    [[], [b""], [b"\xc1"], [b"\x92\xa1x\x90"], [b"\x92\xb7tidewaiter.rule-state/1\x90", b"\x93\x05\x90\x90"]],
+    [[], [b""], [b"\xc1"], [b"\x92\xa1x\x90"], [b"\x92\xb7tidewaiter.rule-state/2\x90", b"\x93\x05\x90\x90"]],
 )
 def test_damaged_rule_state_is_refused(chunks: list[bytes]) -> None:
     """What is not rule state is refused with a message, never with a traceback."""

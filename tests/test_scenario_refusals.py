@@ -16,6 +16,7 @@ from support import REPOSITORY
 from tidewaiter.core.contract import compile_contract
 from tidewaiter.core.errors import ConfigError
 from tidewaiter.core.scenarios import load_ruleset
+from tidewaiter.core.scenarios.expressions import Function, Node, parse_expression, parse_function, parse_template
 from tidewaiter.core.toml_source import TomlSource
 
 # -- what is refused, and where the message points ---------------------------------------------------------------------
@@ -23,6 +24,7 @@ from tidewaiter.core.toml_source import TomlSource
 ONE = "[scenario.one]\ntypology = 'test'\nversion = 1\nseverity = 'low'\nmeasure = 'amount'\nthreshold = 1\nwhen = 'cash'\n"
 BAD_CONDITIONS = [
     ("amout > 5", "1: there is nothing called 'amout'", "did you mean 'amount'?"),
+    ("account == NL", "12: there is nothing called 'NL'", "if it is a text: 'NL'; allowed: "),
     (
         "cash and kind == 'payy'",
         "18: 'payy' is not a value of the field",
@@ -41,7 +43,6 @@ BAD_CONDITIONS = [
     ("kind == side", "1: the two fields have no value in common", ""),
     ("amount", "1: is money with 2 decimals, not a condition", "compare it"),
     ("1 < 2", "1: compares two constants", ""),
-    ("note == 'x'", "1: note is optional and has no default", ""),
     ("at > 5", "1: at is a time", "windows"),
     ("amount / 2 > 1", "1: Div is not allowed", "there is no division"),
     ("amount // 2 > 1", "1: FloorDiv is not allowed", "there is no division"),
@@ -120,8 +121,8 @@ BAD_FILES = [
     ("ruleset = 'x'\nversion = 1\ncontract = 'demo/3'\n" + ONE, "3:12: contract: the rules are written for 'demo/3'", "demo/2"),
     (HEAD + "[scenari.one]\n", "4:1: scenari: unknown key", "did you mean 'scenario'?"),
     (HEAD + ONE + "treshold = 5\n", "11:1: scenario.one.treshold: unknown key", "did you mean 'threshold'?"),
-    (HEAD + ONE + "cooldown = '5m'\n", "11:1: scenario.one.cooldown: unknown key", "allowed: title"),
-    (HEAD + ONE + "status = 'draft'\n", "11:10: scenario.one.status: 'draft' is not allowed", "allowed: live"),
+    (HEAD + ONE + "cool_down = '5m'\n", "11:1: scenario.one.cool_down: unknown key", "did you mean 'cooldown'? allowed: title"),
+    (HEAD + ONE + "status = 'daft'\n", "11:10: scenario.one.status: 'daft' is not allowed", "did you mean 'draft'?"),
     (HEAD + ONE + "repeat = 'edgy'\n", "11:10: scenario.one.repeat: 'edgy'", "did you mean 'edge'? allowed: every, edge"),
     (HEAD + ONE.replace("'low'", "'hihg'"), "7:12: scenario.one.severity: 'hihg'", "did you mean 'high'?"),
     (HEAD + ONE.replace("version = 1", "version = 1.0"), "6:11: scenario.one.version: must be a whole number", ""),
@@ -131,13 +132,16 @@ BAD_FILES = [
     (HEAD + ONE + "window = 5\n", "11:10: scenario.one.window: must be text in quotes", ""),
     (HEAD + ONE + "subject = 'amount'\n", "11:11: scenario.one.subject: 'amount' is not a field to group by", ""),
     (HEAD + ONE + "params = { x = 5 }\n", "11:12: scenario.one.params.x: is never used", "p.x"),
-    (HEAD + ONE + "on = { of = ['two'] }\n", "11:13: scenario.one.on.of: there is no scenario 'two'", ""),
-    (HEAD + ONE + "on = { of = ['one'] }\n", "11:13: scenario.one.on.of: one does not stand earlier", ""),
+    (HEAD + ONE + "on = { of = ['two'] }\n", "11:14: scenario.one.on.of.0: there is no scenario 'two'", ""),
+    (HEAD + ONE + "on = { of = ['one'] }\n", "11:14: scenario.one.on.of.0: one does not stand earlier", ""),
     (HEAD + ONE + "on = { off = ['one'] }\n", "11:8: scenario.one.on.off: unknown key", "did you mean 'of'?"),
     (HEAD + ONE + "on = 5\n", "11:6: scenario.one.on: must be a table", ""),
     (HEAD + ONE + "[scenario.two\n", "11:14: is not TOML", ""),
+    (HEAD + ONE.replace("'cash'", '"kind == "pay""'), "10:18: is not TOML", "in single quotes: \"x == 'y'\""),
+    (HEAD + ONE.replace("'cash'", '"kind in ("pay",)"'), "10:19: is not TOML", "in single quotes: \"x == 'y'\""),
+    (HEAD + ONE + 'after = { where = "kind == "pay"", within = "1h" }\n', "11:29: is not TOML", "in single quotes"),
     (HEAD + ONE + "[scenario.'two;x']\n", "11:1: scenario.two;x: is not a usable scenario id", ""),
-    (HEAD + "[metric]\nm = { fn = 'sum', by = 'account', window = '5s' }\n" + ONE, "5:13: metric.m.fn: is not a function", "count"),
+    (HEAD + "[metric]\nm = { fn = 'sum', by = 'account', window = '5s' }\n" + ONE, "5:13: metric.m.fn: sum needs a field", "sum(FIELD)"),
     (HEAD + "[metric]\nm = { fn = 'count', by = 'acount', window = '5s' }\n" + ONE, "5:26: metric.m.by: 'acount'", "'account'"),
     (HEAD + "[metric]\nm = { fn = 'count', by = 'account', window = '0s' }\n" + ONE, "5:46: metric.m.window: '0s'", "'10s'"),
     (HEAD + "[metric]\nm = { fn = 'count', by = 'account' }\n" + ONE, "5:1: metric.m.window: is missing", ""),
@@ -148,17 +152,18 @@ BAD_FILES = [
         "5:70: metric.m.where: m is a metric", "fields only",
     ),
     (
-        HEAD + "[metric]\nm = { fn = 'count', by = 'account', window = '5s', where = 'amount > p.x' }\n" + ONE,
-        "5:70: metric.m.where: a metric has no parameters", "",
+        HEAD + "[metric]\nm = { fn = 'count', by = 'account', window = '5s', where = 'amount > p.x' }\n"
+        + ONE.replace("'cash'", "'m > 1'"),
+        "12:9: scenario.one.when: the metric m needs the parameter p.x", "add x to params",
     ),
     (
         HEAD + "[metric]\nm = { fn = \"count(flags, of=['oen'])\", by = 'account', window = '5s' }\n" + ONE,
-        "5:12: metric.m.fn: there is no scenario 'oen'", "did you mean 'one'?",
+        "5:30: metric.m.fn: there is no scenario 'oen'", "did you mean 'one'?",
     ),
     (
         HEAD + "[metric]\nm = { fn = \"count(flags, of=['one'])\", by = 'account', window = '5s' }\n"
         + ONE.replace("'cash'", "'m > 1'"),
-        "12:8: scenario.one.when: uses the metric m, which counts flags of one", "earlier",
+        "12:9: scenario.one.when: uses the metric m, which counts flags of one", "earlier",
     ),
     (HEAD + ONE.replace("threshold = 1", "threshold = 'count'"), "9:14: scenario.one.threshold: is a whole number, but", ""),
     (HEAD + ONE.replace("'amount'", "'cash'"), "8:12: scenario.one.measure: is a truth value", ""),
@@ -309,6 +314,14 @@ TOKENS = st.sampled_from(
         "p",
         "p.x",
         "p.y",
+        "a.amount",
+        "a.note",
+        "list.x",
+        "of",
+        "sum",
+        "since_first",
+        "{",
+        "{amount}",
         "amount",
         "balance",
         "count",
@@ -364,6 +377,42 @@ TOKENS = st.sampled_from(
         "yield",
     ]
 )
+
+
+def refusal_of(problem: str, hint: str, at: int) -> ConfigError:
+    """Return the error that a parser raises, with its place in the text."""
+    return ConfigError(problem, hint=f"{at}|{hint}")
+
+
+TEXTS = st.one_of(
+    st.lists(TOKENS, max_size=60).map(" ".join),
+    st.lists(TOKENS, max_size=60).map("".join),
+    st.text(max_size=80),
+    st.tuples(TOKENS, st.integers(1, 1000)).map(lambda pair: pair[0] * pair[1]),
+    st.tuples(TOKENS, TOKENS, TOKENS, st.integers(1, 700)).map(lambda x: x[0] * x[3] + x[1] + x[2] * x[3]),
+)
+
+
+@settings(max_examples=1500, deadline=2000)
+@given(TEXTS)
+def test_any_text_is_a_tree_or_refused_within_bounded_time(text: str) -> None:
+    """Conditions, functions and reasons: a node of a known kind, or a ConfigError whose place lies in the text."""
+    for parse in (parse_expression, parse_function, parse_template):
+        try:
+            found = parse(text, refusal_of)
+        except ConfigError as error:
+            place = int(error.hint.partition("|")[0])
+            assert 0 <= place <= max(len(text) - 1, 0)
+        else:
+            assert isinstance(found, Node | Function | tuple)
+            for node in found.walk() if isinstance(found, Node) else ():
+                assert node.op in NODES
+
+
+NODES = {
+    "and", "or", "not", "negate", "+", "-", "*", "%", "compare", "in", "not in", "listed", "not listed", "number", "text",
+    "truth", "name", "param", "earlier", "list",
+}  # fmt: skip
 
 
 @settings(max_examples=600, deadline=None)

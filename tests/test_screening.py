@@ -484,3 +484,27 @@ def test_nothing_to_screen_is_nothing() -> None:
     """An empty batch changes nothing."""
     admitted = screening(Policy()).screen([])
     assert (list(admitted.events), admitted.faults, admitted.halt) == ([], [], None)
+
+
+@pytest.mark.parametrize("odd", ["none", "repeated_long_after", "repeated_soon", "known"])
+def test_a_batch_over_several_periods_is_judged_like_one_event_at_a_time(
+    odd: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where new periods of the horizon begin inside a batch, ids are found as if each event came alone."""
+    hours = [0, 1, 5, 13, 14, 26, 39, 40]
+    ids = [f"e{number}" for number in range(len(hours))]
+    if odd == "repeated_long_after":
+        ids[-1] = ids[0]  # counts no more
+    elif odd == "repeated_soon":
+        ids[4] = ids[2]
+    entries = [event(hour * DAY // 24, name) for hour, name in zip(hours, ids, strict=True)]
+    earlier = [event(-DAY // 24, "e4" if odd == "known" else "other")]
+    policy = quarantine(duplicate_horizon=DAY, max_forward_jump=10 * DAY)
+    alone, together = screening(policy), screening(policy)
+    singly = [alone.screen([entry]) for entry in (*earlier, *entries)][1:]
+    together.screen(earlier)
+    if odd == "none":
+        monkeypatch.setattr(together, "_one_by_one", None)  # nothing has to be judged singly
+    at_once = together.screen(entries)
+    assert [at_once.events.count(entry) for entry in entries] == [len(each.events) for each in singly]
+    assert (alone.seen.freeze()[0], set(alone.seen)) == (together.seen.freeze()[0], set(together.seen))

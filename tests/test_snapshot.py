@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import random
 from typing import TYPE_CHECKING, Final
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -22,12 +24,17 @@ from pure_core import (
     new_engine,
     run_stream,
 )
+from rigs.faulty_disk import Fault, FaultyDisk, Primitive
 from tidewaiter.core.commits import prepare
+from tidewaiter.core.errors import DurabilityError
 from tidewaiter.core.ledger import AuditMark, Ledger
 from tidewaiter.core.screening import Policy
 from tidewaiter.core.snapshot import MAGIC, decode, decode_header, encode, freeze
+from tidewaiter.edges.snapshots import write_snapshot
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tidewaiter.core.engine import Engine
 
 MARK: Final = AuditMark("audit-00000000000000000000.jsonl", 1234, 5, "a" * 64)
@@ -165,3 +172,14 @@ def test_a_large_state_is_written_in_short_slices() -> None:
     assert max(map(len, slices)) < 30_000
     again = restored(b"".join(slices), QUARANTINE)
     assert set(again.screening.seen) == set(engine.screening.seen)
+
+
+@pytest.mark.parametrize("call", ["pwrite", "fsync", "replace"])
+def test_a_snapshot_that_fails_leaves_nothing_behind(tmp_path: Path, call: Primitive) -> None:
+    """On a full disk every try would else keep the space that the next one needs."""
+    (tmp_path / "snapshots").mkdir()
+    frozen = freeze(new_engine(), Ledger(), MARK)
+    with pytest.raises(DurabilityError):
+        write_snapshot(FaultyDisk([Fault(call, errno=errno.ENOSPC)]), tmp_path, frozen)
+    assert list((tmp_path / "snapshots").iterdir()) == []
+    assert write_snapshot(FaultyDisk(), tmp_path, frozen).exists()

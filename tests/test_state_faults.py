@@ -421,7 +421,7 @@ def engine_2(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """Return a function that makes this another engine version."""
 
     def change() -> None:
-        name = "tidewaiter-engine/2"
+        name = "tidewaiter-engine/next"
         monkeypatch.setattr(governing_module, "ENGINE", name)
         monkeypatch.setattr(governing_module, "ENGINE_DIGEST", governing_module.archive_digest(name.encode()))
 
@@ -441,9 +441,9 @@ def make_engine_differ(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let this engine flag differently, as a changed version would."""
     original = Engine._flags
 
-    def flags(engine: Engine, admitted: Any, lines: Any) -> list[tuple[int, bytes]]:
-        found = original(engine, admitted, lines)
-        return [(line, record.replace(b'"high"', b'"top"')) for line, record in found]
+    def flags(engine: Engine, admitted: Any, lines: Any) -> tuple[list[str] | None, list[tuple[int, bytes]]]:
+        projections, found = original(engine, admitted, lines)
+        return projections, [(line, record.replace(b'"high"', b'"top"')) for line, record in found]
 
     monkeypatch.setattr(Engine, "_flags", flags)
 

@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 import types
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
-from support import cli_environment
+from support import REPOSITORY, cli_environment
 from tidewaiter.core import audit
 from tidewaiter.core.audit import Counts, Decisions, Halt
 from tidewaiter.core.commits import Draft
@@ -32,6 +33,7 @@ from tidewaiter.edges.lock import StateLock
 from tidewaiter.edges.recovery import prepare_directories
 from tidewaiter.edges.service_manager import ServiceManager
 from tidewaiter.shell.commands import app
+from tidewaiter.shell.commands.options import plain, show
 from tidewaiter.shell.commands.status import prometheus
 from tidewaiter.shell.reporting import Reporter
 from tidewaiter.shell.settings import NoProgress
@@ -39,6 +41,7 @@ from tidewaiter.shell.state_owner import claim
 from tidewaiter.shell.state_report import Report, Target, read_report
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
 NOW = dt.datetime(2026, 3, 9, 12, 0, 0, tzinfo=dt.UTC)
@@ -75,21 +78,30 @@ class Made:
         status = path.stat()
         return SegmentCursor(path.name, status.st_dev, status.st_ino, start)
 
-    def commit(self, lines: int, *, flags: int = 0, **rejected: int) -> None:
-        """Commit the next `lines` lines of the segment, `rejected` of them by kind."""
+    def commit(
+        self,
+        lines: int,
+        *,
+        flags: int = 0,
+        others: Sequence[str] = (),
+        insufficient: dict[str, int] | None = None,
+        **rejected: int,
+    ) -> None:
+        """Commit the next `lines` lines of the segment, `rejected` of them by kind; `others` are projections."""
         first = self.cursor.offset
         self.cursor.advance(LINE * lines)
         total = sum(rejected.values())
         self.journal.commit(
             Draft(
                 cause="batch",
-                records=[("flags", b'{"flag":%d}\n' % at) for at in range(flags)],
+                records=[*(("flags", b'{"flag":%d}\n' % at) for at in range(flags)), *((to, b"{}\n") for to in others)],
                 counts=Counts(events_read=lines, evaluated=lines - total, flags=flags, rejected=total, **rejected),
                 position=self.cursor.position,
                 first=first,
                 range_sha256="f" * 64,
                 last_event_time="2026-03-09T11:59:00.000000+00:00",
                 decisions=self.decisions,
+                insufficient=insufficient or {},
             )
         )
 
@@ -246,6 +258,24 @@ def test_a_missing_state_directory_says_what_to_do(tmp_path: Path) -> None:
         read_report(Target(tmp_path / "x", "x", None), NOW)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "way"),
+    [(["s.jsonl", "--state-dir", "d"], "leave STREAM out: --state-dir is enough"), (["s.jsonl"], "pass --state-dir")],
+)
+def test_without_a_configuration_the_state_directory_is_enough(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    way: str,
+) -> None:
+    """Who has none is told so."""
+    monkeypatch.delenv("TIDEWAITER_CONFIG", raising=False)
+    monkeypatch.chdir(tmp_path)
+    assert app.main(["status", *arguments]) == 2
+    assert f"does not exist: name the configuration with --config FILE, or {way}" in capsys.readouterr().err
+
+
 def test_a_folder_that_is_no_state_directory_is_not_reported_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -302,6 +332,35 @@ def _refused(_path: object) -> os.statvfs_result:
 
 
 # -- segments ------------------------------------------------------------------------------------------------------
+
+
+def test_what_was_held_back_shadowed_or_undecided_is_told(
+    made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Since the beginning, from the checkpoint and the audit log behind it; what there is none of is not mentioned."""
+    made.commit(3)
+    made.journal.materialise()
+    assert app.main(["status", "--state-dir", str(made.state)]) == 0
+    assert not re.search("^(suppressed|shadow flags|insufficient)", capsys.readouterr().out, re.MULTILINE)
+    made.commit(4, flags=1, others=["suppressed", "suppressed", "shadow_flags"], insufficient={"a": 2})
+    made.journal.materialise()
+    made.commit(4, others=["shadow_flags"], insufficient={"b": 1200, "a": 1})
+    report = made.report()
+    assert (report.counts.flags, report.counts.suppressed, report.counts.shadow_flags) == (1, 2, 2)
+    assert report.insufficient == {"a": 3, "b": 1200}
+    file = tmp_path / "figures.prom"
+    assert app.main(["status", "--state-dir", str(made.state), "--textfile", str(file)]) == 0
+    lines = file.read_text().splitlines()
+    assert 'tidewaiter_flags_suppressed_total{stream="state"} 2' in lines
+    assert 'tidewaiter_flags_shadowed_total{stream="state"} 2' in lines
+    assert 'tidewaiter_scenario_insufficient_total{stream="state",scenario="b"} 1200' in lines
+    assert app.main(["status", "--state-dir", str(made.state)]) == 0
+    told = capsys.readouterr().out
+    assert re.search(r"suppressed +2\n", told)
+    assert re.search(r"shadow flags +2\n", told)
+    assert re.search(r"insufficient +b at 1,200 events, a at 3 events\n", told)
+    (made.state / "checkpoint.json").unlink()
+    assert made.report().insufficient == {"a": 3, "b": 1200}
 
 
 def test_lag_goes_on_over_a_rotation(made: Made) -> None:
@@ -517,6 +576,18 @@ def test_a_flood_of_rejections_is_summed_up(made: Made, monkeypatch: pytest.Monk
     reporter.committed(evaluation, Ledger())  # type: ignore[arg-type]
     assert len(lines) == 21
     assert lines[-1] == {"more": 3, "first_offset": 200, "kinds": {"order": 2, "contract": 1}}
+
+
+def test_nothing_of_a_halt_moves_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    """What a status quotes is written out where it is no plain text."""
+    show(plain("a\x1b[2J\u202e\r[red]b"))
+    assert capsys.readouterr().out == "a\\x1b[2J\\u202e\\r[red]b\n"
+
+
+def test_every_command_shows_what_it_quotes_in_one_way() -> None:
+    """No module takes rich's own escape, which leaves control characters as they are."""
+    folder = REPOSITORY / "daemon" / "tidewaiter" / "shell" / "commands"
+    assert {path.name for path in folder.glob("*.py") if "markup import" in path.read_text()} == {"options.py"}
 
 
 def test_a_stream_s_name_cannot_break_the_metrics(made: Made) -> None:

@@ -26,7 +26,12 @@ if TYPE_CHECKING:
 
 GENESIS: Final = "0" * 64
 MAX_ENTRY_BYTES: Final = 65_535
-PROJECTIONS: Final = {"flags": "flag.emitted", "rejections": "event.rejected"}
+PROJECTIONS: Final = {
+    "flags": "flag.emitted",
+    "rejections": "event.rejected",
+    "suppressed": "flag.suppressed",
+    "shadow_flags": "flag.shadowed",
+}
 """Each projection file with the action of the entries that carry its lines."""
 BATCH_COMMITTED: Final = "batch.committed"
 DECISION_RECORDED: Final = "decision.recorded"
@@ -46,7 +51,8 @@ class Counts(Struct):
     """How many lines were read and what became of them; `read` = `evaluated` + `rejected`, always.
 
     `rejected` is the sum of framing, json, contract, duplicate, order and operator; `admitted` counts late events that
-    were evaluated all the same.
+    were evaluated all the same. `flags`, `suppressed` and `shadow_flags` count the lines of these projections,
+    `shadow_suppressed` the hits of shadow scenarios that a cooldown held back, which leave no line.
     """
 
     events_read: int = 0
@@ -60,6 +66,9 @@ class Counts(Struct):
     order: int = 0
     operator: int = 0
     admitted: int = 0
+    suppressed: int = 0
+    shadow_flags: int = 0
+    shadow_suppressed: int = 0
 
     def plus(self, other: Counts) -> Counts:
         """Return the sums."""
@@ -69,12 +78,16 @@ class Counts(Struct):
 
 
 class Decisions(Struct, frozen=True):
-    """Digests (SHA-256, hex) of what governs the events from here on; the contents are kept in ``rules/<digest>``."""
+    """Digests (SHA-256, hex) of what governs the events from here on; the contents are kept in ``rules/<digest>``.
+
+    `lists` are the list files of the ruleset, by their paths as the ruleset writes them.
+    """
 
     config: str
     contract: str
     ruleset: str
     engine: str
+    lists: dict[str, str] = {}
 
 
 class ProjectionMark(Struct, frozen=True):
@@ -92,7 +105,8 @@ class BatchCommitted(Struct, frozen=True):
     """Everything a checkpoint needs. The range is [`first`, `position.offset`) of the segment; `sha256` covers it.
 
     `cause` is ``batch`` for evaluated lines, ``skip`` for lines an operator decided to leave out, ``unterminated`` for
-    the rest of a closed segment. `offset` is the global offset after the range.
+    the rest of a closed segment. `offset` is the global offset after the range. `insufficient` counts, for each
+    scenario that has any, the events of the batch at which it could not be decided.
     """
 
     cause: str
@@ -106,6 +120,7 @@ class BatchCommitted(Struct, frozen=True):
     decisions: Decisions
     last_event_time: str | None
     reason: str | None = None
+    insufficient: dict[str, int] = {}
 
 
 class Halt(Struct, frozen=True):
@@ -248,7 +263,7 @@ def read_head(line: bytes) -> EntryHead | None:
 
 
 def record_of(line: bytes) -> bytes:
-    """Return the projection line (newline included) that a flag.emitted or event.rejected entry embeds."""
+    """Return the projection line (newline included) that the entry of a record embeds."""
     at = line.index(_RECORD) + len(_RECORD)
     return line[at:-2] + b"\n"
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from typing import Any
+from operator import itemgetter
+from typing import Any, Final
 
 from msgspec import Struct
 
@@ -17,11 +18,13 @@ from tidewaiter.core.audit import BatchCommitted, Chain, Counts, Decisions, Entr
 from tidewaiter.core.ledger import Ledger, units
 from tidewaiter.core.position import Position
 
+_projection_of: Final = itemgetter(0)
+
 
 class Draft(Struct, frozen=True):
     """What is to be committed: the records of the bytes from `first` up to `position` in its segment.
 
-    `range_sha256` (hex) covers those bytes; `cause` and `reason` are as in BatchCommitted.
+    `range_sha256` (hex) covers those bytes; `cause`, `reason` and `insufficient` are as in BatchCommitted.
     """
 
     cause: str
@@ -33,6 +36,7 @@ class Draft(Struct, frozen=True):
     last_event_time: str | None
     decisions: Decisions
     reason: str | None = None
+    insufficient: dict[str, int] = {}
 
 
 class Prepared(Struct, frozen=True):
@@ -55,16 +59,19 @@ def prepare(ledger: Ledger, draft: Draft, context: EntryContext) -> Prepared:
     appended: dict[str, bytes] = {}
     marks: dict[str, ProjectionMark] = {}
     before: dict[str, ProjectionMark] = {}
+    present = set(map(_projection_of, draft.records))
+    number = dict.fromkeys(audit.PROJECTIONS, 0)
     for projection in audit.PROJECTIONS:
-        mark = ledger.mark(projection)
-        before[projection] = mark
-        data = b"".join([record for name, record in draft.records if name == projection])
-        if data:
-            appended[projection] = data
+        mark = before[projection] = ledger.mark(projection)
+        if projection in present:
+            records = [record for name, record in draft.records if name == projection]
+            number[projection] = len(records)
+            data = appended[projection] = b"".join(records)
             mark = ProjectionMark(mark.length + len(data), running_hash(mark.sha256, data), mark.base)
         marks[projection] = mark
     counts = draft.counts
-    counts.flags = sum(1 for name, _ in draft.records if name == "flags")
+    counts.flags, counts.suppressed = number["flags"], number["suppressed"]
+    counts.shadow_flags = number["shadow_flags"]
     batch = BatchCommitted(
         cause=draft.cause,
         position=draft.position,
@@ -77,6 +84,7 @@ def prepare(ledger: Ledger, draft: Draft, context: EntryContext) -> Prepared:
         decisions=draft.decisions,
         last_event_time=draft.last_event_time,
         reason=draft.reason,
+        insufficient=draft.insufficient,
     )
     lines.append(chain.entry(context, audit.BATCH_COMMITTED, batch))
     after = copy.copy(ledger)

@@ -13,7 +13,6 @@ Reasons are the product's own words, not the library's, so that a library upgrad
 
 from __future__ import annotations
 
-import re
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final
 
@@ -32,7 +31,7 @@ _BRACE, _CLOSING_BRACE = set(b"{"), set(b"}")
 _first_byte, _last_byte = itemgetter(0), itemgetter(-1)
 _any_json: Final = msgspec.json.Decoder(msgspec.Raw)
 UNDECLARED: Final = "field not declared by the contract"
-_AT_FIELD: Final = re.compile(r" - at `(?:key in )?\$\.?([^`]*)`$")
+_AT: Final = " - at `"
 
 
 class LineFault(Struct, frozen=True):
@@ -78,7 +77,7 @@ def _fast(contract: Contract, data: bytes, lines: list[bytes]) -> list[Any] | No
             data.decode("utf-8")
         except UnicodeDecodeError:
             return None
-    if contract.unknown_fields == "ignore" and _too_deep_possible(data, len(lines)):
+    if contract.unknown_fields == "ignore" and _too_deep_possible(contract, data, lines):
         return None
     try:
         events = contract.decoder.decode_lines(data)
@@ -87,8 +86,13 @@ def _fast(contract: Contract, data: bytes, lines: list[bytes]) -> list[Any] | No
     return events if len(events) == len(lines) else None
 
 
-def _too_deep_possible(data: bytes, lines: int) -> bool:
-    return data.count(b"[") + data.count(b"{") - lines >= NESTING_LIMIT
+def _too_deep_possible(contract: Contract, data: bytes, lines: list[bytes]) -> bool:
+    """Return whether a line may be nested too deeply: one that is has more brackets than the limit."""
+    # every event has its own and those of its required objects; if all of them have no more, no line is looked at
+    usual = 1 + contract.required_objects
+    if data.count(b"[") + data.count(b"{") - usual * len(lines) <= NESTING_LIMIT - usual:
+        return False
+    return any(line.count(b"[") + line.count(b"{") > NESTING_LIMIT for line in lines)
 
 
 def decode_lines_singly(contract: Contract, lines: list[bytes], *, at_start: bool) -> list[Any]:
@@ -149,17 +153,19 @@ def _depth(line: bytes) -> int:
 
 def _contract_fault(contract: Contract, message: str) -> LineFault:
     """Say in our own words what msgspec found, so that the rejection does not depend on its version."""
-    at = _AT_FIELD.search(message)
-    field = at[1].split(".")[0].split("[")[0] if at else ""
+    place = _place_in(message, contract)
+    inside = f"{place}." if place in contract.objects else ""
     if message.startswith("Object contains unknown field"):
         unknown = message.split("`")[1] if "`" in message else ""
-        return LineFault("contract", UNDECLARED, unknown[:64])
+        return LineFault("contract", UNDECLARED, inside + unknown[:64])
     if message.startswith("Object missing required field"):
-        missing = message.split("`")[1] if "`" in message else ""
-        return LineFault("contract", "required field is missing", missing)
-    if not field or field not in contract.by_name:
+        missing = (message.rpartition(_AT)[0] if _AT in message else message).partition("`")[2].removesuffix("`")
+        return LineFault("contract", "required field is missing", inside + missing)
+    if place in contract.objects:
+        return LineFault("contract", "not an object", place)
+    if not place:
         return LineFault("contract", "not an object")
-    declared = contract.by_name[field]
+    declared = contract.by_source[place]
     match declared.kind:
         case "enum":
             reason = "not one of the allowed values"
@@ -173,4 +179,18 @@ def _contract_fault(contract: Contract, message: str) -> LineFault:
             reason = "not a whole number within the bounds"
         case _:
             reason = "not an amount within the bounds"
-    return LineFault("contract", reason, field)
+    return LineFault("contract", reason, place)
+
+
+def _place_in(message: str, contract: Contract) -> str:
+    """Return the keys at which msgspec found a fault, joined by dots; empty where that is no declared place.
+
+    It names them last; what stands before may be the line's own text.
+    """
+    before = message
+    while _AT in before:
+        before = before.rpartition(_AT)[0]
+        place = message[len(before) + len(_AT) :].removesuffix("`").removeprefix("$.")
+        if place in contract.by_source or place in contract.objects:
+            return place
+    return ""

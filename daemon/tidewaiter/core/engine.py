@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
-from itertools import accumulate
+from collections import Counter
+from itertools import accumulate, repeat
 from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING, Final
 
@@ -32,19 +33,22 @@ if TYPE_CHECKING:
     from tidewaiter.core.scenarios import Ruleset, RuleState
     from tidewaiter.core.screening import Admitted
 
-ENGINE: Final = "tidewaiter-engine/1"
+ENGINE: Final = "tidewaiter-engine/2"
 """The evaluation's version: changed whenever the same bytes under the same decisions could give other flags."""
 PART_BYTES: Final = 1 << 17
 """How much is decoded and evaluated at a time: what a part needs stays in the processor's cache (measured: a third
 faster than 4 MiB at a time). No result depends on it."""
 ENGINE_DIGEST: Final = hashlib.sha256(ENGINE.encode()).hexdigest()
 
+_projection_of: Final = itemgetter(0)
+
 
 class Evaluation(Struct, gc=False):
     """The effects of one piece of the stream, in the order in which they are to be persisted.
 
     `records` are (projection, line) in stream order; `size` is how many bytes of the piece they account for; `halt`
-    says that the stream stops right behind them.
+    says that the stream stops right behind them. `insufficient` counts for each scenario the events at which it could
+    not be decided; scenarios without any are left out.
     """
 
     records: list[tuple[str, bytes]]
@@ -52,6 +56,7 @@ class Evaluation(Struct, gc=False):
     size: int
     last_event_time: str | None
     halt: Halt | None
+    insufficient: dict[str, int] = {}
 
 
 class Rejection(Struct, frozen=True):
@@ -115,8 +120,15 @@ class Engine:
             part = piece if whole else Block(piece.offset + size, piece.data[size:end])
             done, halt = self._evaluate_part(part, start, segment, records, counts)
             size += done
-        counts.flags = len(records) - counts.rejected
-        return Evaluation(records, counts, size, utc_text(self.screening.effective), halt)
+        if self.ruleset.only_flags:
+            counts.flags = len(records) - counts.rejected
+        else:
+            number = Counter(map(_projection_of, records))
+            counts.flags, counts.suppressed = number["flags"], number["suppressed"]
+            counts.shadow_flags = number["shadow_flags"]
+            counts.shadow_suppressed = sum(self.ruleset.take_silenced(self.rules).values())
+        insufficient = self.ruleset.take_insufficient(self.rules)
+        return Evaluation(records, counts, size, utc_text(self.screening.effective), halt, insufficient)
 
     def _evaluate_part(
         self, part: Block, start: int, segment: str, records: list[tuple[str, bytes]], counts: Counts
@@ -125,12 +137,15 @@ class Engine:
         lines = _Lines(part, start)
         entries = decode_block(self.contract, part.data, lines.cut, at_start=part.offset == 0)
         admitted = self.screening.screen(entries)
-        flags = self._flags(admitted, lines)
+        projections, flags = self._flags(admitted, lines)
         counts.evaluated += len(admitted.events)
         counts.admitted += admitted.admitted_late
         if not admitted.faults:
             counts.events_read += len(entries)
-            records += [("flags", record) for _, record in flags]
+            if projections is None:
+                records += [("flags", record) for _, record in flags]
+            else:
+                records += zip(projections, [record for _, record in flags], strict=True)
             return len(part.data), None
         read, size, halt = len(entries), len(part.data), None
         faults = admitted.faults
@@ -143,13 +158,15 @@ class Engine:
         counts.rejected += len(faults)
         for _, fault in faults:
             setattr(counts, fault.kind, getattr(counts, fault.kind) + 1)
-        merged = [(line, "flags", record) for line, record in flags]
+        names = repeat("flags") if projections is None else projections
+        merged = [(line, name, record) for name, (line, record) in zip(names, flags, strict=False)]
         merged += [(line, "rejections", self._rejection(lines, line, fault, entries[line])) for line, fault in faults]
         merged.sort(key=itemgetter(0))  # stable: the flags of one line keep their order
         records += [(projection, record) for _, projection, record in merged]
         return size, halt
 
-    def _flags(self, admitted: Admitted, lines: _Lines) -> list[tuple[int, bytes]]:
+    def _flags(self, admitted: Admitted, lines: _Lines) -> tuple[list[str] | None, list[tuple[int, bytes]]]:
+        """Return (line number, record) of each hit, and the projections they go to; None: flags, all of them."""
         hits = self._evaluate(admitted.events, admitted.times, *admitted.money)
         flags: list[tuple[int, bytes]] = []
         render, original_text = self.ruleset.render, self.contract.original_text
@@ -168,7 +185,10 @@ class Engine:
                     ingest_time = _shortened(self._ingest_of(events[at]))
             record = render(hit, events[at], event_time, ingest_time, lines.offset(line))
             flags.append((line, record))
-        return flags
+        if self.ruleset.only_flags:
+            return None, flags
+        projections = self.ruleset.projections
+        return [projections[hit[1]] for hit in hits], flags
 
     def reject_tail(self, piece: LongLine, start: int) -> Evaluation:
         """Return the rejection of a closed segment's unterminated tail; no policy can halt on it."""

@@ -44,6 +44,7 @@ class Ledger(Struct):
     `commit` is the last batch.committed; `previous` the one before it (projections must match it at a start). `closed`
     are the segments that ended; `next_start` is where the next segment begins globally, set between two segments.
     `gap_accepted` is the evidence of the gap that an operator decided to go over, until something behind it was read.
+    `insufficient` are the sums of what the batches count under this name.
     """
 
     index: int = 0
@@ -58,6 +59,7 @@ class Ledger(Struct):
     halt: Halt | None = None
     gap_accepted: dict[str, str | int] | None = None
     open_run: str | None = None
+    insufficient: dict[str, int] = {}
 
     @property
     def position(self) -> Position | None:
@@ -100,6 +102,8 @@ class Ledger(Struct):
                 self.next_start = None
                 self.halt = None
                 self.gap_accepted = None
+                if members.insufficient:
+                    self.insufficient = _sums(self.insufficient, members.insufficient)
             case Decision():
                 self._decide(members)
             case Halt():
@@ -129,6 +133,10 @@ class Ledger(Struct):
                 self.next_start = self.global_offset
 
 
+def _sums(one: dict[str, int], other: dict[str, int]) -> dict[str, int]:
+    return {**one, **{name: one.get(name, 0) + number for name, number in other.items()}}
+
+
 _MEANINGFUL: Final[dict[str, msgspec.json.Decoder[Any]]] = {
     audit.BATCH_COMMITTED: msgspec.json.Decoder(BatchCommitted),
     audit.DECISION_RECORDED: msgspec.json.Decoder(Decision),
@@ -149,6 +157,7 @@ class Checkpoint(Struct, frozen=True):
     commit: BatchCommitted | None
     decisions: Decisions | None
     halt: Halt | None
+    insufficient: dict[str, int] = {}
 
 
 class Unit(Struct, frozen=True):
@@ -192,7 +201,9 @@ def units(lines: Iterable[bytes], index: int, head: str) -> Iterator[Unit]:
 
 def encode_checkpoint(ledger: Ledger, mark: AuditMark, timestamp: str) -> bytes:
     """Return the bytes of checkpoint.json."""
-    checkpoint = Checkpoint(CHECKPOINT_FORMAT, mark, timestamp, ledger.commit, ledger.decisions, ledger.halt)
+    checkpoint = Checkpoint(
+        CHECKPOINT_FORMAT, mark, timestamp, ledger.commit, ledger.decisions, ledger.halt, ledger.insufficient
+    )
     return msgspec.json.encode(checkpoint) + b"\n"
 
 

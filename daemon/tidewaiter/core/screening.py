@@ -14,6 +14,7 @@ Only evaluated events advance the effective time or register an id.
 from __future__ import annotations
 
 import datetime as dt
+from bisect import bisect_left
 from collections.abc import Sequence
 from itertools import chain
 from operator import attrgetter, le
@@ -122,6 +123,21 @@ class SeenIds:
             self._seal_tail(_SMALL_CHUNK)
         return True
 
+    def add_new_of_periods(self, parts: Sequence[tuple[list[str], int]]) -> bool:
+        """Register ids of several periods, in rising order, if all are new; else change nothing.
+
+        An id that occurs twice so far apart that both count is left to be judged singly, too.
+        """
+        together = [event_id for ids, _ in parts for event_id in ids]
+        if len(set(together)) != len(together):
+            return False
+        for ids, period in parts:
+            if not all(seen.isdisjoint(ids) for seen in self._within_reach(period)):
+                return False
+        for ids, period in parts:
+            self.add_new(ids, period)
+        return True
+
     def add(self, event_id: str, period: int) -> None:
         """Register the id of an evaluated event, which `contains` has just denied, in `period`."""
         self._move_to(period)
@@ -199,10 +215,10 @@ class Screening:
         self._jump = dt.timedelta(microseconds=policy.max_forward_jump)
         self._id_of = attrgetter(contract.id_field)
         self._time_of = attrgetter(contract.time_field)
-        self._subject_of = attrgetter(contract.subject_field)
+        self._subject_of = attrgetter(contract.attribute(contract.subject_field))
         self._ingest_of = attrgetter(contract.ingest_field) if contract.ingest_field else None
         # every money field is checked; only the ruleset's columns are handed on
-        self._money = [field for field in contract.fields if field.kind == "money"]
+        self._money = [(field, attrgetter(field.path)) for field in contract.fields if field.kind == "money"]
         self._columns = list(money_columns)
 
     def screen(self, entries: Sequence[Any]) -> Admitted:
@@ -230,19 +246,20 @@ class Screening:
                 return None
         except OverflowError:  # a time near year 9999; judged singly
             return None
-        period = self.seen.period_of(first)
-        if self.seen.period_of(last) != period:
-            return None
         ids = list(map(self._id_of, events))
         if any(map(str.isspace, ids)) or any(map(str.isspace, map(self._subject_of, events))):
             return None
         columns = {}
-        for field in self._money:
-            column = _exact_column(field, list(map(attrgetter(field.name), events)))
+        for field, amount_of in self._money:
+            column = _exact_column(field, list(map(amount_of, events)))
             if column is None:
                 return None
             columns[field.name] = column
-        if not self.seen.add_new(ids, period):
+        period = self.seen.period_of(first)
+        if self.seen.period_of(last) == period:
+            if not self.seen.add_new(ids, period):
+                return None
+        elif not self.seen.add_new_of_periods(self._by_period(ids, times)):
             return None
         self.effective = last
         return Admitted(
@@ -250,13 +267,24 @@ class Screening:
             faults=[], admitted_late=0, halt=None,
         )  # fmt: skip
 
+    def _by_period(self, ids: list[str], times: list[dt.datetime]) -> list[tuple[list[str], int]]:
+        """Return the ids cut where a new period begins, each part with its period; `times` are in order."""
+        parts = []
+        start = 0
+        while start < len(ids):
+            period = self.seen.period_of(times[start])
+            end = bisect_left(times, period + 1, lo=start, key=self.seen.period_of)
+            parts.append((ids[start:end], period))
+            start = end
+        return parts
+
     # -- one by one ----------------------------------------------------------------------------------------------
 
     def _one_by_one(self, entries: Sequence[Any]) -> Admitted:
         events: list[Any] = []
         lines: list[int] = []
         times: list[dt.datetime] = []
-        money: dict[str, list[int | None]] = {field.name: [] for field in self._money}
+        money: dict[str, list[int | None]] = {field.name: [] for field, _ in self._money}
         faults: list[tuple[int, LineFault]] = []
         late = 0
         halt = None
@@ -298,12 +326,12 @@ class Screening:
         if self._id_of(event).isspace():
             return LineFault("contract", "only white space", contract.id_field)
         if self._subject_of(event).isspace():
-            return LineFault("contract", "only white space", contract.subject_field)
-        for field in self._money:
-            value = getattr(event, field.name)
+            return LineFault("contract", "only white space", contract.by_name[contract.subject_field].source)
+        for field, amount_of in self._money:
+            value = amount_of(event)
             amount = None if value is None else exact_minor_units(value, field.scale)
             if amount is None and value is not None:
-                return LineFault("contract", f"more than {field.scale} decimals", field.name)
+                return LineFault("contract", f"more than {field.scale} decimals", field.source)
             amounts[field.name] = amount
         time = self._time_of(event)
         if not EARLIEST <= time < LATEST:

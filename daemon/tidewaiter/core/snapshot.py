@@ -22,6 +22,7 @@ from tidewaiter.core.audit import UNREADABLE
 from tidewaiter.core.errors import IntegrityRefusal
 from tidewaiter.core.ledger import AuditMark, Ledger
 from tidewaiter.core.scenarios import FrozenState
+from tidewaiter.core.scenarios.state_format_1 import is_format_1, read_format_1
 from tidewaiter.core.screening import EPOCH, MICROSECOND
 
 if TYPE_CHECKING:
@@ -117,7 +118,8 @@ class Snapshot(Struct):
         micros = self.header.effective
         screening.effective = None if micros is None else EPOCH + dt.timedelta(microseconds=micros)
         screening.seen.load(self.header.period, ids)
-        engine.load_rules(FrozenState.decode(rules))
+        old = is_format_1(rules)
+        engine.load_rules(read_format_1(rules, engine.ruleset) if old else FrozenState.decode(rules))
 
 
 def decode_header(data: bytes) -> Header | None:

@@ -30,6 +30,7 @@ _BLANK: Final = re.compile(r"[ \t]*")
 _GAP: Final = re.compile(r"(?:[ \t\n]|#[^\n]*)*")
 _JOINED_LINES: Final = re.compile(r"\\[ \t]*\n\s*")
 _TOML_PLACE: Final = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
+_CUT_SHORT: Final = re.compile(r"""[=(,\[ ]["]$""")  # a condition that ended where a text in it began: "x == "
 _ESCAPE_LENGTH: Final = {"u": 6, "U": 10}
 
 
@@ -125,7 +126,10 @@ class TomlSource:
         line = int(place[1]) if place[1] else len(lines)
         column = int(place[2]) if place[2] else len(lines[-1]) + 1
         offset = sum(len(text) + 1 for text in lines[: line - 1]) + column - 1
-        return self._at(offset, f"is not TOML: {message[: place.start()]}", "")
+        hint = ""
+        if _CUT_SHORT.search(lines[line - 1][: column - 1]) and '"' in lines[line - 1][column - 1 :]:
+            hint = "a text inside a text in double quotes stands in single quotes: \"x == 'y'\""
+        return self._at(offset, f"is not TOML: {message[: place.start()]}", hint)
 
     def _mark(self, path: KeyPath) -> _Mark:
         while path and path not in self._marks:

@@ -72,8 +72,10 @@ class Journal:
                 self.mark = mark
                 self._audit_path = state / "audit" / mark.segment
                 self._audit_fd = disk.open(self._audit_path)
+            # A state directory that an older version wrote lacks some: what has no mark is empty.
             for projection in audit.PROJECTIONS:
-                self._part(projection)
+                self._parts[projection] = disk.open(open_part(state, projection))
+            disk.sync_directory(state)
         except BaseException:
             self.close()
             raise

@@ -108,6 +108,7 @@ class _ProjectionCheck:
                 self._size[name] += len(record)
                 if self._size[name] >= _COMPARED_BYTES:
                     self._compare(name)
+                return
 
     def finish(self) -> None:
         for name in audit.PROJECTIONS:

@@ -1,4 +1,4 @@
-"""The projection files: flags.jsonl, rejections.jsonl and their sealed parts.
+"""The projection files (flags.jsonl, rejections.jsonl and so on) and their sealed parts.
 
 Owns: the naming of parts and reading them as one byte sequence. The open part is ``NAME.jsonl``; a sealed part is
 ``NAME-<20 digits>.jsonl``, the digits being the offset of its first byte in the whole projection. Leaves to

@@ -6,9 +6,11 @@ newest is damaged, the one before it serves.
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Final
 
 from tidewaiter.core import snapshot
+from tidewaiter.core.errors import DurabilityError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,28 +30,40 @@ def snapshot_files(state: Path) -> list[Path]:
 
 
 def write_snapshot(disk: Disk, state: Path, frozen: Frozen) -> Path:
-    """Write `frozen` durably and drop the files beyond the newest two. Blocks; meant for a thread of its own."""
+    """Write `frozen` durably and drop the files beyond the newest two. Blocks; meant for a thread of its own.
+
+    Raises NoSpace and other DurabilityErrors; what was written of it is removed then, as far as that can be done.
+    """
     directory = state / "snapshots"
     target = directory / f"snapshot-{frozen.header.audit.index:020d}.tws"
     temporary = directory / f".{target.name}.tmp"
-    fd = disk.open(temporary)
     try:
-        disk.truncate(fd, 0, temporary)
-        offset = synced = 0
-        for data in snapshot.encode(frozen):
-            # If we die here, a leftover temporary file is found, which the next start removes.
-            disk.write_at(fd, data, offset, temporary)
-            offset += len(data)
-            if offset - synced >= SYNCED_BYTES:
-                disk.datasync(fd, temporary)
-                synced = offset
-        disk.sync(fd, temporary)
-    finally:
-        disk.close(fd)
-    disk.rename(temporary, target)
+        _write(disk, temporary, frozen)
+        disk.rename(temporary, target)
+    except DurabilityError:
+        with contextlib.suppress(DurabilityError):  # the next start removes what stays
+            disk.unlink(temporary)
+        raise
     for old in snapshot_files(state)[KEPT:]:
         disk.unlink(old)
     return target
+
+
+def _write(disk: Disk, path: Path, frozen: Frozen) -> None:
+    fd = disk.open(path)
+    try:
+        disk.truncate(fd, 0, path)
+        offset = synced = 0
+        for data in snapshot.encode(frozen):
+            # If we die here, a leftover temporary file is found, which the next start removes.
+            disk.write_at(fd, data, offset, path)
+            offset += len(data)
+            if offset - synced >= SYNCED_BYTES:
+                disk.datasync(fd, path)
+                synced = offset
+        disk.sync(fd, path)
+    finally:
+        disk.close(fd)
 
 
 def read_snapshots(state: Path) -> list[tuple[Path, Snapshot | None]]:

@@ -28,7 +28,7 @@ from tidewaiter.core.segment_findings import StreamHalt
 from tidewaiter.edges.durable import NoSpace
 from tidewaiter.edges.logs import get_logger
 from tidewaiter.edges.stream import Data, Idle, SegmentEnd
-from tidewaiter.shell.governing import Governing, from_settings
+from tidewaiter.shell.governing import Governing, from_settings, named
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -243,6 +243,7 @@ class Consumer:
             range_sha256=digest,
             last_event_time=evaluation.last_event_time,
             decisions=self.governing.decisions,
+            insufficient=evaluation.insufficient,
         )
         self._cursor = after  # where the next piece begins; the ledger alone says what is committed
         self._committing = asyncio.create_task(self._make_durable(draft, evaluation), name="commit")
@@ -466,7 +467,7 @@ class Consumer:
         engine, started_empty = self.engine.successor(new.contract, new.ruleset, new.policy)
         # If we die before the entry is durable, the archive holds texts that nothing refers to, and the old goes on.
         await self._persist(lambda: new.store(self._disk, self._journal.state))
-        decision = Decision("governing", reason, new.decisions, started_empty=started_empty)
+        decision = Decision("governing", reason, new.decisions, started_empty=named(started_empty))
         await self._record(audit.DECISION_RECORDED, decision)
         self.engine, self.governing = engine, new
         log.info("decision.recorded", decision="governing", ruleset=new.ruleset.digest, started_empty=started_empty)

@@ -51,6 +51,8 @@ class RunLog(Struct):
     version: str = ""
     closed_at: str | None = None
     totals_at_start: Counts | None = None
+    flags_suppressed: int = 0
+    flags_shadowed: int = 0
 
 
 class RunRecord:
@@ -87,7 +89,9 @@ class RunRecord:
 
 
 def validation_report(log: RunLog, ledger: Ledger, before: Counts, policy: Policy | None) -> dict[str, Any]:
-    """Return the report of the run so far. Failure counts are of this run; `totals` are since the state began."""
+    """Return the report of the run so far. Failure counts are of this run; `totals` and `insufficient` are since the
+    state began.
+    """  # noqa: D205 - one paragraph
     t, b = ledger.totals, before
     return {
         "run_id": log.run_id,
@@ -106,9 +110,12 @@ def validation_report(log: RunLog, ledger: Ledger, before: Counts, policy: Polic
             "admitted_late_events": t.admitted - b.admitted,
             "operator_skips": t.operator - b.operator,
             "flags_emitted": t.flags - b.flags,
+            "flags_suppressed": t.suppressed - b.suppressed,
+            "flags_shadowed": t.shadow_flags - b.shadow_flags,
         },
         "reconciled": t.events_read == t.evaluated + t.rejected,
         "totals": msgspec.to_builtins(t),
+        "insufficient": ledger.insufficient,
         "checkpoint": {"offset": ledger.global_offset, "audit_index": ledger.index, "audit_head": ledger.head},
         "last_event_time": ledger.commit.last_event_time if ledger.commit is not None else None,
         "halt": msgspec.to_builtins(ledger.halt) if ledger.halt is not None else None,
@@ -120,6 +127,8 @@ def _count(log: RunLog, totals: Counts, before: Counts) -> None:
     log.events_read = totals.events_read - before.events_read
     log.events_valid = totals.evaluated - before.evaluated
     log.flags_emitted = totals.flags - before.flags
+    log.flags_suppressed = totals.suppressed - before.suppressed
+    log.flags_shadowed = totals.shadow_flags - before.shadow_flags
     log.events_rejected = totals.rejected - before.rejected
 
 

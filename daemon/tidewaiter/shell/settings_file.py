@@ -22,6 +22,7 @@ from tidewaiter.core.screening import Policy
 from tidewaiter.core.toml_source import TomlSource, nearest
 from tidewaiter.shell.setting_values import BadValue, Section, choice, duration, integer, number, size, text
 from tidewaiter.shell.settings import LogPart, Overrides, ProducerPart, Settings, StatePart, StreamPart
+from tidewaiter.shell.state_owner import REPLAY_SEGMENTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,17 +41,24 @@ _STREAM_PLACEHOLDER: Final = "{stream}"
 
 
 def load_settings(
-    file: Path | None, overrides: Overrides, *, directory: Path | None = None, need_files: bool = True
+    file: Path | None,
+    overrides: Overrides,
+    *,
+    directory: Path | None = None,
+    need_files: bool = True,
+    or_else: str = "",
 ) -> Settings:
     """Read `file` and lay `overrides` over it; `directory` stands for the current directory.
 
     `file` None means config/tidewaiter.toml under the current directory, or no file where that does not exist and the
     command line names stream, contract and rules itself. `need_files` False: contract and rules need not exist, and are
-    the null device where nobody names them. Raises ConfigError with file, line, column, key and what is allowed.
+    the null device where nobody names them. `or_else` says what else the user can do where there is no configuration.
+    Raises ConfigError with file, line, column, key and what is allowed.
     """
     directory = Path.cwd() if directory is None else directory
     chosen = _choose_file(file, overrides, directory)
-    source = TomlSource(b"" if chosen is None else _read(chosen), "" if chosen is None else shown(chosen, directory))
+    content = b"" if chosen is None else _read(chosen, or_else if file is None else "")
+    source = TomlSource(content, "" if chosen is None else shown(chosen, directory))
     _refuse_unknown_sections(source)
     return _Loader(source, chosen, overrides, directory, need_files=need_files).load()
 
@@ -240,6 +248,8 @@ class _Loader:
 
     def _refuse_overlap(self, stream: StreamPart, state: StatePart) -> None:
         """Raise ConfigError where the daemon's own output could be taken for its input."""
+        if stream.path == state.dir / REPLAY_SEGMENTS:  # links that a replay made to its input, for `tidewaiter skip`
+            return
         inside = stream.path == state.dir or state.dir in stream.path.parents
         around = stream.path in state.dir.parents and stream.path.is_dir()
         if inside or around:
@@ -262,11 +272,11 @@ def default_stream_name(path: Path) -> str:
     return stem or "stream"
 
 
-def check_stream_readable(settings: Settings, *, once: bool = False) -> None:
+def check_stream_readable(settings: Settings, *, once: bool = False, replay: bool = False) -> None:
     """Raise ConfigError where the stream cannot be watched: unreadable, or in a directory that does not exist.
 
-    A stream that does not exist yet is fine, and where a producer makes it, so is its directory. With `once` nobody
-    waits for it: at least one of its files must be there.
+    A stream that does not exist yet is fine, and where a producer makes it, so is its directory. With `once`, and for
+    a `replay`, nobody waits for it: at least one of its files must be there.
     """
     path = settings.stream.path
     try:
@@ -281,9 +291,10 @@ def check_stream_readable(settings: Settings, *, once: bool = False) -> None:
             raise ConfigError(
                 f"stream {path}: its directory does not exist", hint=f"create {path.parent}, or correct the path"
             ) from error
-        if once and (settings.stream.directory or not _has_rotated_file(path)):
+        if (once or replay) and (settings.stream.directory or not _has_rotated_file(path)):
             raise ConfigError(
-                f"stream {path} does not exist", hint="correct the path; without --once the daemon waits for it"
+                f"stream {path} does not exist",
+                hint="correct the path" if replay else "correct the path; without --once the daemon waits for it",
             ) from error
     except OSError as error:
         raise ConfigError(
@@ -306,11 +317,12 @@ def _choose_file(file: Path | None, overrides: Overrides, directory: Path) -> Pa
     return None if enough and not default.exists() else default
 
 
-def _read(file: Path) -> bytes:
+def _read(file: Path, or_else: str) -> bytes:
     try:
         return file.read_bytes()
     except FileNotFoundError as error:
-        raise ConfigError(f"{file}: does not exist", hint="name the configuration with --config FILE") from error
+        ways = f"name the configuration with --config FILE{f', or {or_else}' if or_else else ''}"
+        raise ConfigError(f"{file}: does not exist", hint=ways) from error
     except OSError as error:
         hint = "check the path and its permissions"
         raise ConfigError(f"{file}: cannot be read: {error.strerror}", hint=hint) from error

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 from msgspec import Struct
 
+from tidewaiter.core.audit import PROJECTIONS
 from tidewaiter.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -24,10 +25,14 @@ if TYPE_CHECKING:
 
 OWNER_FILE: Final = "stream.json"
 EVIDENCE: Final = (
-    OWNER_FILE, "checkpoint.json", "flags.jsonl", "rejections.jsonl", "snapshots", "runs", "reports",
+    OWNER_FILE, "checkpoint.json", *(f"{name}.jsonl" for name in PROJECTIONS), "snapshots", "runs", "reports",
 )  # fmt: skip
 """Names that only a daemon makes. Where one of them stands without ``audit/``, recovery refuses what it must."""
-_MAY_STAND_BEFORE: Final = frozenset({"log", "lock", "lost+found"})
+REPLAY_FILE: Final = "replay.json"
+"""Marks the output of `tidewaiter replay`, which no daemon that watches a stream may go on with."""
+REPLAY_SEGMENTS: Final = "segments"
+"""The files of such a replay in order, as links, where several were named."""
+_MAY_STAND_BEFORE: Final = frozenset({"log", "lock", "lost+found", REPLAY_FILE, REPLAY_SEGMENTS})
 
 
 class Owner(Struct, frozen=True):
@@ -67,9 +72,14 @@ def claim(disk: Disk, state: Path, name: str, path: Path) -> None:
         disk.replace_file(state / OWNER_FILE, msgspec.json.format(msgspec.json.encode(owner), indent=2) + b"\n")
 
 
-def check_state_usable(state: Path, name: str) -> None:
-    """Raise ConfigError where a start for the stream `name` could not use `state`; creates and changes nothing."""
+def check_state_usable(state: Path, name: str, *, replay: bool = False) -> None:
+    """Raise ConfigError where a start for the stream `name` could not use `state`; creates and changes nothing.
+
+    `replay`: it is the output of a replay that is to go on; a daemon never takes such a directory.
+    """
     refuse_foreign_folder(state)
+    if not replay and (state / REPLAY_FILE).exists():
+        raise ConfigError(f"{state}: holds what a replay wrote, no live state", hint="use another --state-dir")
     refuse_other_stream(state, name)
     place = state
     while not place.exists() and place != place.parent:

@@ -110,6 +110,7 @@ class Report(Struct, frozen=True):
     policies: Policy | None
     decisions: Decisions | None
     halt: Halt | None
+    insufficient: dict[str, int] | None
     projections: dict[str, ProjectionMark]
     audit_index: int
     snapshots: list[SnapshotInfo]
@@ -150,7 +151,7 @@ def _read(target: Target, now: dt.datetime) -> Report:
     rates, committed_at = _rates(state, now)
     last_run = _last_run(state)
     stream = target.stream or _stream_of(last_run, state)
-    ledger = _ledger(state)
+    ledger, complete = _ledger(state)
     snapshots = _snapshots(state)
     closed = _merge(ledger.closed, *(one.closed for _, one in snapshots))
     commit = ledger.commit
@@ -189,6 +190,7 @@ def _read(target: Target, now: dt.datetime) -> Report:
         policies=_policy(state, ledger.decisions) or target.policy,
         decisions=ledger.decisions,
         halt=ledger.halt,
+        insufficient=ledger.insufficient if complete else None,
         projections=ledger.projections,
         audit_index=ledger.index,
         snapshots=[SnapshotInfo(file=name, offset=one.global_offset) for name, one in snapshots],
@@ -216,17 +218,27 @@ def _events_in(lag: int | None, offset: int, events: int) -> int | None:
     return round(lag * events / offset) if events and offset else None
 
 
+def committed(state: Path) -> tuple[Ledger, list[ClosedSegment]]:
+    """Return the committed state of `state`, and all segments known to have ended, in stream order."""
+    ledger, _ = _ledger(state)
+    return ledger, _merge(ledger.closed, *(one.closed for _, one in _snapshots(state)))
+
+
 # -- the committed state -----------------------------------------------------------------------------------------
 
 
-def _ledger(state: Path) -> Ledger:
-    """Return the committed state: the checkpoint's, and whatever the audit log has behind it."""
+def _ledger(state: Path) -> tuple[Ledger, bool]:
+    """Return the committed state: the checkpoint's, and whatever the audit log has behind it.
+
+    Also whether sums over all batches are known: not where the end of a long audit log is all there is.
+    """
     checkpoint = _checkpoint(state)
     ledger = Ledger()
     if checkpoint is not None:
         commit = checkpoint.commit
         ledger.index, ledger.head = checkpoint.audit.index, checkpoint.audit.head
         ledger.commit, ledger.decisions, ledger.halt = commit, checkpoint.decisions, checkpoint.halt
+        ledger.insufficient = checkpoint.insufficient
         if commit is not None:
             ledger.totals, ledger.projections = commit.totals, commit.projections
         lines = _audit_lines_after(state, checkpoint.audit.segment, checkpoint.audit.length)
@@ -235,15 +247,16 @@ def _ledger(state: Path) -> Ledger:
         first = next(lines, b"")
         head = audit.read_head(first)
         if head is None:
-            return ledger
+            return ledger, not first
         ledger.index, ledger.head = head.index, head.prev
         lines = chain((first,), lines)
+    complete = checkpoint is not None or ledger.index == 0
     for unit in units(lines, ledger.index, ledger.head):
         try:
             ledger.apply(unit)
         except UNREADABLE:
             break
-    return ledger
+    return ledger, complete
 
 
 def _checkpoint(state: Path) -> Checkpoint | None:

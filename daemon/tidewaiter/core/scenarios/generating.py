@@ -1,30 +1,37 @@
 """One Python function for a whole ruleset, written from its plan.
 
-Owns: the generated text and how it is compiled. Leaves to `planning` what is computed when, and to `state` the cells
-the function works on.
+Owns: the frame of the function, its blocks, and how its text is compiled. Leaves to `planning` what is computed when,
+to `generating_terms`, `generating_metrics` and `generating_scenarios` what stands in a block, and to the `state` rooms
+the cells the function works on.
 
-Safe by construction: from the ruleset come only attribute names, which the contract has declared and `checking` found
-to be plain identifiers, constants, written with `repr`, and in comments names of a narrow alphabet; every other name in
-the text is made here from a number. The function has no builtins beyond the few passed in. It raises nothing: each
-operation in it is total on the types that the contract guarantees (`%` has a positive constant on its right; the
-difference of two times cannot overflow).
+Safe by construction: from the ruleset come only attribute paths, which the contract has declared, constants, written
+with `repr`, and in comments names of a narrow alphabet; every other name in the text is made here, from a number or
+from a field's name behind ``f_``. The function has no builtins beyond the few passed in. It raises nothing: each
+operation in it is total on the types that the contract guarantees (`%` has a positive constant on its right; times
+lie so far from the ends of the calendar that no window reaches them).
 """
 
 from __future__ import annotations
 
-from collections import Counter, deque
-from datetime import datetime
+from bisect import bisect
+from collections import OrderedDict, deque
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
-from tidewaiter.core.scenarios.planning import Block, MetricStep, Plan, ScenarioStep
-from tidewaiter.core.scenarios.state import LIST_LIMIT, CountCell, EdgeCell
+from tidewaiter.core.scenarios.generating_metrics import MetricWriter
+from tidewaiter.core.scenarios.generating_page import Page
+from tidewaiter.core.scenarios.generating_scenarios import ScenarioWriter
+from tidewaiter.core.scenarios.generating_terms import AND, Terms
+from tidewaiter.core.scenarios.planning import MetricStep, Plan, ScenarioStep, StoreStep, TypologyStep
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
-    from tidewaiter.core.scenarios.terms import Term
+    from tidewaiter.core.contract import Contract
+    from tidewaiter.core.scenarios.model import LoadedList
+    from tidewaiter.core.scenarios.planning import Block, Step
 
-Hit = tuple[Any, ...]  # (index of the event, index of the scenario, metric_value, threshold, values of its metrics...)
+Hit = tuple[Any, ...]  # (index of the event, outcome, metric_value, threshold, values of its metrics...): see `flags`
 
 _BUILTINS: Final[dict[str, Any]] = {
     "zip": zip,
@@ -32,241 +39,153 @@ _BUILTINS: Final[dict[str, Any]] = {
     "len": len,
     "list": list,
     "tuple": tuple,
+    "dict": dict,
     "deque": deque,
+    "OrderedDict": OrderedDict,
     "datetime": datetime,
+    "timedelta": timedelta,
+    "bisect": bisect,
 }
-_LOOSE: Final = 0
-_PRECEDENCE: Final = {
-    "or": 1,
-    "and": 2,
-    "not": 3,
-    "compare": 4,
-    "in": 4,
-    "not in": 4,
-    "+": 5,
-    "-": 5,
-    "*": 6,
-    "%": 6,
-    "negate": 7,
-}
-_TIGHT: Final = 9
+_KINDS_OF_SCENARIOS: Final = ("edge", "cooldown", "after")
 
 
-def generate_source(plan: Plan, title: str) -> str:
-    """Return the text of ``bind(cells)``, which returns ``evaluate(events, times, *money columns)``."""
-    return _Writer(plan).source(title)
+def generate_source(plan: Plan, contract: Contract, title: str) -> tuple[str, tuple[str, ...]]:
+    """Return the text of ``bind(cells, lists, insufficient, silenced)``, and the names of the `lists` in order.
+
+    ``bind`` returns ``evaluate(events, times, *money columns)``.
+    """
+    terms = Terms(plan, contract)
+    _Writer(plan, terms).source(title)  # once to count the uses of each field ...
+    terms.cached = frozenset(name for name, uses in terms.used.items() if uses > 1)
+    text = _Writer(plan, terms).source(
+        title
+    )  # ... and once with the fields that are used more than once read only once
+    return text, tuple(terms.lists)
 
 
-def compile_source(source: str, name: str) -> Callable[[Sequence[CountCell | EdgeCell]], Callable[..., list[Hit]]]:
-    """Compile a text made by `generate_source`."""
+def compile_source(source: str, name: str) -> Callable[..., Callable[..., list[Hit]]]:
+    """Compile a text made by `generate_source`; return ``bind``."""
     names: dict[str, Any] = {"__builtins__": {}, **_BUILTINS}
     exec(compile(source, f"<ruleset {name}>", "exec"), names)  # noqa: S102 - the text is ours: see the module's head
     bind: Callable[..., Any] = names["bind"]
     return bind
 
 
+def list_tests(lists: Mapping[str, LoadedList], names: Sequence[str]) -> list[Any]:
+    """Return what the function asks about membership: the entries, or for prefixes a test."""
+    return [_prefix_test(lists[name].entries) if lists[name].prefix else lists[name].entries for name in names]
+
+
+def _prefix_test(entries: frozenset[str]) -> Callable[[str], bool]:
+    """Return whether a text begins with one of `entries`; the cost grows with their different lengths only."""
+    lengths = sorted({len(entry) for entry in entries})
+
+    def begins(text: str) -> bool:
+        return any(text[:length] in entries for length in lengths[: bisect(lengths, len(text))])
+
+    return begins
+
+
 class _Writer:
-    def __init__(self, plan: Plan) -> None:
-        self.plan = plan
-        self.lines: list[str] = []
-        self.depth = 0
-        self.used: Counter[str] = Counter()
-        self.cached: frozenset[str] = frozenset()
+    def __init__(self, plan: Plan, terms: Terms) -> None:
+        self.plan, self.terms = plan, terms
+        self.metrics = MetricWriter(plan, terms)
+        self.scenarios = ScenarioWriter(plan, terms, self.metrics)
 
     def source(self, title: str) -> str:
-        self.body(title)  # once to count the uses of each field ...
-        self.cached = frozenset(name for name, uses in self.used.items() if uses > 1)
-        self.lines, self.depth = [], 0
-        self.body(title)  # ... and once with the fields that are used more than once read only once
-        return "\n".join(self.lines) + "\n"
-
-    def put(self, *lines: str) -> None:
-        self.lines += ["    " * self.depth + line if line else "" for line in lines]
-
-    # -- terms ---------------------------------------------------------------------------------------------------------
-
-    def field(self, name: str) -> str:
-        if name in self.plan.money_columns:
-            return f"f_{name}"
-        self.used[name] += 1
-        return f"f_{name}" if name in self.cached else f"event.{name}"
-
-    def term(self, term: Term, around: int = _LOOSE) -> str:
-        own = _PRECEDENCE.get("or" if term.op == "flagged" else term.op, _TIGHT)
-        text = self.bare(term, own)
-        return f"({text})" if own <= around else text
-
-    def bare(self, term: Term, own: int) -> str:
-        match term.op:
-            case "const":
-                # a negative constant is bracketed so that it stands like a name
-                return f"({term.value!r})" if isinstance(term.value, int) and term.value < 0 else repr(term.value)
-            case "field":
-                return self.field(str(term.value))
-            case "metric":
-                return f"n{self.plan.cell_of[str(term.value)]}"
-            case "flagged":
-                ids = term.value if isinstance(term.value, tuple) else ()
-                return " or ".join(f"h{self.plan.index_of[item]}" for item in dict.fromkeys(ids))
-            case "not":
-                return f"not {self.term(term.args[0], own)}"
-            case "negate":
-                return f"-{self.term(term.args[0], own)}"
-            case "compare":
-                operators = term.value if isinstance(term.value, tuple) else ()
-                rest = (f" {op} {self.term(arg, own)}" for op, arg in zip(operators, term.args[1:], strict=True))
-                return self.term(term.args[0], own) + "".join(rest)
-            case "in" | "not in":
-                items = ", ".join(self.term(arg) for arg in term.args[1:])
-                return f"{self.term(term.args[0], own)} {term.op} {{{items}}}"  # a set of constants is built only once
-        # `and` and `or` chain; the left operand of arithmetic needs no brackets at the same level
-        first = self.term(term.args[0], own if term.op in ("and", "or") else own - 1)
-        return first + "".join(f" {term.op} {self.term(arg, own)}" for arg in term.args[1:])
-
-    # -- the function --------------------------------------------------------------------------------------------------
-
-    def body(self, title: str) -> None:
-        columns = [f"column_{name}" for name in self.plan.money_columns]
-        self.put(f"# {title}", "# One pass over the events in stream order; h: scenario held, n: metric's value.", "")
-        self.put("def bind(cells):")
-        self.depth = 1
-        counts = [cell for cell, spec in enumerate(self.plan.cells) if spec.kind == "count"]
-        edges = [cell for cell, spec in enumerate(self.plan.cells) if spec.kind == "edge"]
-        self.put(*(f"c{cell} = cells[{cell}]  # {self.plan.cells[cell].label}" for cell in counts + edges), "")
-        self.put(f"def evaluate({', '.join(['events', 'times', *columns])}):")
-        self.depth = 2
-        self.put("hits = []", "emit = hits.append")
-        for cell in counts:
-            self.put(f"w{cell}, turn{cell} = c{cell}.window, c{cell}.turn")
-            self.put(f"young{cell}, deadline{cell} = c{cell}.young, c{cell}.deadline")
-            self.put(f"young_get{cell}, old_get{cell} = young{cell}.get, c{cell}.old.get")
-        self.put(*(f"latched{cell} = c{cell}.latched" for cell in edges))
-        targets = ["i", "event", "t", *(f"f_{name}" for name in self.plan.money_columns)]
-        self.put(f"for {', '.join(targets)} in zip(range(len(events)), {', '.join(['events', 'times', *columns])}):")
-        self.depth = 3
-        self.put(*(f"f_{name} = event.{name}" for name in sorted(self.cached)))
+        body = Page(3)
         for block in self.plan.blocks:
-            self.block(block)
-        self.depth = 2
-        self.put("return hits")
-        self.depth = 1
-        self.put("", "return evaluate")
+            self.block(body, block)
+        top = Page(3)
+        self.beginning_of_event(top)
+        page = Page()
+        page.put(f"# {title}", "# One pass over the events in stream order; h: scenario held, n: metric's value.", "")
+        with page.under("def bind(cells, lists, insufficient, silenced):"):
+            self.constants(page)
+            columns = [f"column_{name}" for name in self.plan.money_columns]
+            with page.under(f"def evaluate({', '.join(['events', 'times', *columns])}):"):
+                self.locals(page)
+                targets = ["i", "event", "t", *(f"f_{name}" for name in self.plan.money_columns)]
+                page.put(
+                    f"for {', '.join(targets)} in zip(range(len(events)), {', '.join(['events', 'times', *columns])}):"
+                )
+                page.lines += top.lines + body.lines or ["            pass"]  # nothing in it runs: all drafts
+                for number, name in sorted(self.scenarios.lost.items()):
+                    page.put(f"if lost{number}:")
+                    page.put(f"    insufficient[{name!r}] = insufficient.get({name!r}, 0) + lost{number}")
+                for number, name in sorted(self.scenarios.muted.items()):
+                    page.put(f"if mute{number}:", f"    silenced[{name!r}] = silenced.get({name!r}, 0) + mute{number}")
+                page.put("return hits")
+            page.put("", "return evaluate")
+        return page.text()
 
-    def block(self, block: Block) -> None:
-        if block.guard is None:
+    # -- around the loop -----------------------------------------------------------------------------------------------
+
+    def constants(self, page: Page) -> None:
+        """Write what never changes, and where everything is."""
+        page.put(*(f"c{cell} = cells[{cell}]  # {spec.label}" for cell, spec in enumerate(self.plan.cells)))
+        page.put(*(f"list{number} = lists[{number}]  # {name}" for name, number in self.terms.lists.items()))
+        page.put("microsecond = timedelta(microseconds=1)")
+        for value, number in self.terms.durations.items():
+            page.put(f"span{number} = timedelta(microseconds={value})")
+        for index in sorted(self.plan.scored):
+            bands = self.plan.checked.scenarios[index].bands
+            edges = [band.at_least for band in bands[:1] if band.at_least is not None]
+            edges += [band.below for band in bands if band.below is not None]
+            numbers: list[int | None] = list(range(len(bands)))
+            numbers = [None] * (bands[0].at_least is not None) + numbers + [None] * (bands[-1].below is not None)
+            page.put(f"edges{index} = {tuple(edges)!r}", f"bands{index} = {tuple(numbers)!r}")
+        page.put("")
+
+    def locals(self, page: Page) -> None:
+        """Write what is looked up once for each call."""
+        page.put("hits = []", "if not events:", "    return hits", "emit = hits.append", "t = times[0]")
+        page.put("for cell in cells:", "    cell.begin(t)")
+        for cell, spec in enumerate(self.plan.cells):
+            (self.scenarios if spec.kind in _KINDS_OF_SCENARIOS else self.metrics).locals(page, cell)
+        days = self.days()
+        if days:
+            page.put(f"midnight = c{days[0]}.end")
+        page.put(*(f"l{number} = list{number}" for number in self.terms.lists.values()))
+        page.put(*(f"u{number} = span{number}" for number in self.terms.durations.values()))
+        page.put("us = microsecond")
+        page.put(*(f"lost{number} = 0" for number in sorted(self.scenarios.lost)))
+        page.put(*(f"mute{number} = 0" for number in sorted(self.scenarios.muted)))
+
+    def days(self) -> list[int]:
+        """Return the cells of calendar-day metrics; all have the same days."""
+        return [cell for cell, spec in enumerate(self.plan.cells) if spec.kind == "day"]
+
+    def beginning_of_event(self, page: Page) -> None:
+        """Write what is done for each event before the blocks."""
+        if self.days():
+            self.metrics.midnight(page, self.days())
+        page.put(*(f"f_{name} = event.{self.terms.contract.attribute(name)}" for name in sorted(self.terms.cached)))
+        for number, term in self.terms.derived.values():
+            page.put(f"b{number} = {self.terms.value(term)}")
+        lazy = [f"n{cell} = " for cell, step in self.metrics.steps.items() if step.lazy]
+        held = [f"h{index} = " for index in sorted(self.plan.counted)]
+        scored = [f"s{index} = " for index in sorted(self.plan.scored)]
+        for names, value in ((lazy, "..."), (held, "False"), (scored, "None")):
+            if names:
+                page.put("".join(names) + value)
+
+    # -- blocks --------------------------------------------------------------------------------------------------------
+
+    def block(self, page: Page, block: Block) -> None:
+        around = 0 if len(block.guard) == 1 else AND
+        tests = [self.terms.condition(part, around=around) for part in block.guard]
+        with page.under(f"if {' and '.join(tests)}:" if tests else ""):
             for step in block.steps:
-                self.step(step)
-            return
-        held = [
-            step.index for step in block.steps if isinstance(step, ScenarioStep) and step.index in self.plan.counted
-        ]
-        self.put(*(f"h{index} = False" for index in held))
-        self.put(f"if {self.term(block.guard)}:")
-        self.depth += 1
-        for step in block.steps:
-            self.step(step)
-        self.depth -= 1
-        elsewhere = [step for step in block.steps if isinstance(step, MetricStep) and step.always]
-        if elsewhere:
-            self.put("else:")
-            self.depth += 1
-            for step in elsewhere:
-                self.read(step)
-            self.depth -= 1
+                self.step(page, step, block)
 
-    def step(self, step: MetricStep | ScenarioStep) -> None:
-        if isinstance(step, MetricStep):
-            self.update(step)
-        else:
-            self.scenario(step)
-
-    def find(self, step: MetricStep) -> int:
-        """Say how the held times `v` of the key `k` are found: in the young half, else in the old one."""
-        cell = step.cell
-        self.put(f"# {self.plan.cells[cell].label}, line {step.metric.line}")
-        self.put(f"if t > deadline{cell}:")
-        self.put(f"    young{cell}, old{cell}, deadline{cell} = turn{cell}(t)")
-        self.put(f"    young_get{cell}, old_get{cell} = young{cell}.get, old{cell}.get")
-        self.put(f"k = {self.field(step.metric.by)}", f"v = young_get{cell}(k)")
-        return cell
-
-    def update(self, step: MetricStep) -> None:
-        cell = self.find(step)
-        n, young, w = f"n{cell}", f"young{cell}", f"w{cell}"
-        self.put(
-            "if v is None:",
-            f"    v = old_get{cell}(k)",
-            "    if v is not None:",
-            f"        {young}[k] = v",
-            "if v is None:",
-            f"    {young}[k] = t",
-            f"    {n} = 1",
-            "elif v.__class__ is datetime:",
-            f"    if t - v > {w}:",
-            f"        {young}[k] = t",
-            f"        {n} = 1",
-            "    else:",
-            f"        {young}[k] = (v, t)",
-            f"        {n} = 2",
-            "elif v.__class__ is tuple:",
-            "    first, second = v",
-            f"    if t - second > {w}:",
-            f"        {young}[k] = t",
-            f"        {n} = 1",
-            f"    elif t - first > {w}:",
-            f"        {young}[k] = (second, t)",
-            f"        {n} = 2",
-            "    else:",
-            f"        {young}[k] = [first, second, t]",
-            f"        {n} = 3",
-            "else:",
-            "    v.append(t)",
-            f"    while t - v[0] > {w}:",
-            "        del v[0]",
-            f"    {n} = len(v)",
-            f"    if {n} > {LIST_LIMIT} and v.__class__ is list:",
-            f"        {young}[k] = deque(v)",
-        )
-
-    def read(self, step: MetricStep) -> None:
-        """The value at an event that is not the metric's own: nothing is added."""
-        cell = self.find(step)
-        n, w = f"n{cell}", f"w{cell}"
-        self.put(
-            "if v is None:",
-            f"    v = old_get{cell}(k)",
-            "if v is None:",
-            f"    {n} = 0",
-            "elif v.__class__ is datetime:",
-            f"    {n} = 0 if t - v > {w} else 1",
-            "elif v.__class__ is tuple:",
-            f"    {n} = 2 if t - v[0] <= {w} else 1 if t - v[1] <= {w} else 0",
-            "else:",
-            f"    while len(v) > 1 and t - v[0] > {w}:",
-            "        del v[0]",
-            f"    {n} = len(v) if t - v[0] <= {w} else 0",
-        )
-
-    def scenario(self, step: ScenarioStep) -> None:
-        scenario, index = step.scenario, step.index
-        self.put(f"# scenario {scenario.decl.id} version {scenario.decl.version}, line {scenario.line}")
-        condition = self.term(step.rest) if step.rest else ""
-        values = [str(index), self.term(scenario.measure), self.term(scenario.threshold)]
-        values += [f"n{self.plan.cell_of[name]}" for name in scenario.metrics]
-        emit = f"emit((i, {', '.join(values)}))"
-        if index in self.plan.counted:
-            self.put(f"h{index} = {condition or True}")
-            condition = condition and f"h{index}"
-        if step.latch is None:
-            self.put(*([f"if {condition}:", f"    {emit}"] if condition else [emit]))
-            return
-        self.put(f"if {condition}:")  # with "edge" nothing of `when` goes into the guard
-        latched = f"latched{step.latch}"
-        self.put(
-            f"    k = {self.field(scenario.subject)}",
-            f"    if k not in {latched}:",
-            f"        {latched}.add(k)",
-            f"        {emit}",
-            "else:",
-            f"    {latched}.discard({self.field(scenario.subject)})",
-        )
+    def step(self, page: Page, step: Step, block: Block) -> None:
+        match step:
+            case MetricStep():
+                self.metrics.update(page, step)
+            case ScenarioStep():
+                self.scenarios.scenario(page, step, block.guard)
+            case StoreStep():
+                self.scenarios.store(page, step)
+            case TypologyStep():
+                self.scenarios.typology(page, step)

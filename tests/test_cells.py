@@ -1,0 +1,342 @@
+"""What metrics remember, kind by kind: every value is the one that a rescan of all history gives.
+
+Whatever happens in between: sweeps at any time, snapshots at any cut, rules loaded anew, batches of any size.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tidewaiter.core.contract import compile_contract
+from tidewaiter.core.scenarios import (
+    FrozenState,
+    Ruleset,
+    RuleState,
+    generating_metrics,
+    load_ruleset,
+    state_cells,
+    state_windows,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+CONTRACT: Final = compile_contract(
+    b"""
+contract = "cells"
+version = 1
+id = "event_id"
+time = "at"
+subject = "account"
+[field]
+event_id = { type = "string", min_length = 1, max_length = 64 }
+at = { type = "timestamp" }
+account = { type = "string", min_length = 1, max_length = 64 }
+branch = { type = "enum", values = ["n", "s"] }
+party = { type = "string", max_length = 64, required = false }
+amount = { type = "money", scale = 2 }
+points = { type = "integer", required = false }
+cash = { type = "boolean" }
+""",
+    "cells.toml",
+)
+START: Final = dt.datetime(2026, 3, 9, 23, 59, 30, tzinfo=dt.UTC)
+MICROSECOND: Final = dt.timedelta(microseconds=1)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One event: seconds since START, and its fields; `amount` in minor units."""
+
+    at: float
+    account: str
+    branch: str
+    party: str | None
+    amount: int
+    points: int | None
+    cash: bool
+
+    @property
+    def time(self) -> dt.datetime:
+        return START + dt.timedelta(seconds=self.at)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric as drawn; times in seconds, 0 for none; `window` None: last=N, since, for ever; -1: the day."""
+
+    fn: str
+    field: str | None
+    by: tuple[str, ...]
+    window: int | None
+    offset: int = 0
+    last: int = 0
+    cap: int = 0
+    warmup: int = 0
+    where: bool = False
+
+    def written(self) -> str:
+        """Return the metric as it stands in a ruleset."""
+        parts = [f"fn = '{self.fn}({self.field})'" if self.field else f"fn = '{self.fn}'", f"by = {list(self.by)}"]
+        if self.window is not None:
+            parts.append("window = 'day'" if self.window < 0 else f"window = '{self.window}s'")
+        parts += [f"{key} = '{getattr(self, key)}s'" for key in ("offset", "warmup") if getattr(self, key)]
+        parts += [f"{key} = {getattr(self, key)}" for key in ("last", "cap") if getattr(self, key)]
+        parts += ["where = 'cash'"] if self.where else []
+        return ", ".join(parts)
+
+
+@st.composite
+def metrics(draw: st.DrawFn) -> Metric:
+    """Metrics of every kind that the language has."""
+    by = draw(st.sampled_from([("account",), ("branch",), ("party",), ("account", "branch"), ("party", "account")]))
+    where = draw(st.booleans())
+    fn = draw(st.sampled_from(["count", "sum", "min", "max", "distinct", "last", "since_previous", "since_first"]))
+    if fn.startswith("since"):
+        warmup = draw(st.sampled_from([0, 5])) if fn == "since_first" else 0
+        return Metric(fn, None, by, None, warmup=warmup, where=where)
+    fields: dict[str, list[Any]] = {
+        "count": [None],
+        "distinct": ["party", "branch", "points", "amount"],
+        "last": ["party", "points", "cash"],
+    }
+    field = draw(st.sampled_from(fields.get(fn, ["amount", "points"])))
+    windows = [5, 10, -1] + ([None] if fn != "count" else [])
+    window = draw(st.sampled_from(windows))
+    if window is None:
+        return Metric(fn, field, by, None, last=draw(st.integers(1, 4)) if fn != "last" else 0, where=where)
+    offset = draw(st.sampled_from([0, 0, 3, 10])) if window > 0 else 0
+    cap = draw(st.sampled_from([0, 0, 1, 2, 3, 5])) if fn in ("count", "distinct") else 0
+    return Metric(fn, field, by, window, offset=offset, cap=cap, where=where)
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> list[Row]:
+    """Streams with ties, window edges, and around a midnight."""
+    steps = st.sampled_from([0, 0, 0.000001, 1, 2.999999, 3, 4, 5, 5.000001, 9.999999, 10, 40])
+    parts = draw(
+        st.lists(
+            st.tuples(
+                steps, st.sampled_from("ab"), st.sampled_from("ns"), st.sampled_from(["p", "q", "r", "s", "", None]),
+                st.integers(-3, 3), st.sampled_from([None, -1, 0, 1, 2**62]), st.booleans(),
+            ),
+            max_size=45,
+        )
+    )  # fmt: skip
+    at, rows = 0.0, []
+    for step, *values in parts:
+        at += step
+        rows.append(Row(at, *values))
+    return rows
+
+
+def brute_force(metric: Metric, rows: Sequence[Row], now: int, offset_hours: int) -> Any:
+    """Return the metric at the event `now`, worked out from all rows up to it; None where it is unknown."""
+    row, times = rows[now], [each.time for each in rows]
+    key = [getattr(row, name) for name in metric.by]
+    if None in key:
+        return None
+    mine = [
+        place
+        for place in range(now + 1)
+        if [getattr(rows[place], name) for name in metric.by] == key
+        and (rows[place].cash or not metric.where)
+        and (metric.field is None or getattr(rows[place], metric.field) is not None)
+    ]
+    t = times[now]
+    if metric.fn == "since_previous":
+        before = [place for place in mine if place < now]
+        return (t - times[before[-1]]) // MICROSECOND if before else None
+    if metric.fn == "since_first":
+        if not mine or times[mine[0]] < times[0] + dt.timedelta(seconds=metric.warmup):
+            return None
+        return (t - times[mine[0]]) // MICROSECOND
+    if metric.window is not None and metric.window < 0:
+        shift = dt.timedelta(hours=offset_hours)
+        mine = [place for place in mine if (times[place] + shift).date() == (t + shift).date()]
+    elif metric.window is not None:
+        end = t - dt.timedelta(seconds=metric.offset)
+        begin = end - dt.timedelta(seconds=metric.window)
+        if metric.offset and times[0] > begin:
+            return None
+        mine = [place for place in mine if begin <= times[place] and (times[place] < end or not metric.offset)]
+    if metric.last:
+        if len(mine) < metric.last:
+            return None
+        mine = mine[-metric.last :]
+    if metric.fn == "count":
+        return min(len(mine), metric.cap or len(mine))
+    values = [getattr(rows[place], str(metric.field)) for place in mine]
+    if metric.fn == "distinct":
+        return min(len(set(values)), metric.cap or len(values))
+    aggregates: dict[str, Callable[[list[Any]], Any]] = {"sum": sum, "min": min, "max": max, "last": lambda x: x[-1]}
+    return aggregates[metric.fn](values) if values else None
+
+
+def load(metric: Metric, offset_hours: int = 0) -> Ruleset:
+    """Return a ruleset of two scenarios that show the metric: one at every event, one only in the branch n."""
+    kind = "since" if metric.fn.startswith("since") else str(metric.field) if metric.fn == "last" else "number"
+    zero = {"since": "'1s'", "party": "'p'", "cash": "true"}.get(kind, "0")
+    shown = "amount" if metric.cap or kind in ("party", "cash") else "m"
+    body = f"typology = 't'\nversion = 1\nseverity = 'low'\nmeasure = '{shown}'\n"
+    body += f'threshold = "{zero if kind == "since" else 0}"\n' + ("" if metric.cap else "reason = '{m}'\n")
+    text = (
+        f"ruleset = 'r'\nversion = 1\ncontract = 'cells/1'\nutc_offset = '{offset_hours:+03d}:00'\n"
+        f"[metric]\nm = {{ {metric.written()} }}\n"
+        f'[scenario.all]\nwhen = "m == {zero} or true"\n{body}'
+        f"[scenario.some]\nwhen = \"branch == 'n' and (m == {zero} or true)\"\n{body}"
+    )
+    return load_ruleset(text.encode(), "r.toml", CONTRACT)
+
+
+def columns(ruleset: Ruleset, rows: Sequence[Row]) -> tuple[Any, ...]:
+    """Return what the engine hands over."""
+    events = [
+        CONTRACT.event_type(
+            event_id="e", at=row.time, account=row.account, branch=row.branch, party=row.party, amount=0.0,
+            points=row.points, cash=row.cash,
+        )
+        for row in rows
+    ]  # fmt: skip
+    return events, [row.time for row in rows], *([row.amount for row in rows] for _ in ruleset.money_columns)
+
+
+@pytest.fixture(params=["as shipped", "tiny limits"], autouse=True)
+def limits(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of it once more with limits so low that small tests turn generations, fill deques and split chunks."""
+    if request.param == "tiny limits":
+        monkeypatch.setattr(state_cells, "SMALL", 1)
+        monkeypatch.setattr(state_cells, "PURGE_WINDOWS", 1)
+        monkeypatch.setattr(state_cells, "CHUNK_KEYS", 1)
+        for module in (state_windows, generating_metrics):
+            monkeypatch.setattr(module, "LIST_LIMIT", 3)
+            monkeypatch.setattr(module, "SPARE", 7)
+
+
+def restored(state: RuleState, ruleset: Ruleset, last: Row) -> RuleState:
+    """Return the state as a snapshot gives it back; what happens after the snapshot was taken must not show in it."""
+    frozen = state.freeze()
+    ruleset.bind(state)(*columns(ruleset, [last, last]))
+    return FrozenState.decode(list(frozen.encode_chunks()))
+
+
+def test_every_metric_has_the_value_of_a_rescan() -> None:
+    """At each event, its own or not, with sweeps, snapshots and reloads in between."""
+    deeds = st.sampled_from(("none", "none", "none", "sweep", "snapshot", "adopt"))
+
+    @settings(max_examples=400, deadline=None)
+    @given(metrics(), histories(), st.sampled_from([0, 9, -5]), st.data())
+    def check(metric: Metric, rows: list[Row], offset_hours: int, data: st.DataObject) -> None:
+        ruleset = load(metric, offset_hours)
+        state = ruleset.new_state()
+        evaluate = ruleset.bind(state)
+        for now, row in enumerate(rows):
+            hits = evaluate(*columns(ruleset, [row]))
+            expected = brute_force(metric, rows, now, offset_hours)
+            # behind metric_value and threshold stands the metric, and once more what the reason tells
+            shown = (expected,) if metric.cap else (expected, expected)
+            assert [hit[4:] for hit in hits] == [shown] * (2 if row.branch == "n" else 1)
+            deed = data.draw(deeds)
+            if deed == "sweep":
+                budget = data.draw(st.integers(0, 5))
+                assert state.sweep(row.time, budget) <= budget
+            elif deed == "snapshot":
+                state = restored(state, ruleset, row)
+                evaluate = ruleset.bind(state)
+            elif deed == "adopt":
+                state, started = load(metric, offset_hours).adopt_state(state)
+                assert started == []
+                evaluate = ruleset.bind(state)
+        whole = ruleset.bind(ruleset.new_state())(*columns(ruleset, rows))
+        assert [hit[4] for hit in whole if hit[1] == 0] == [
+            brute_force(metric, rows, now, offset_hours) for now in range(len(rows))
+        ]
+
+    check()
+
+
+IDLE: Final = {
+    "count": Metric("count", None, ("account",), 10),
+    "sum": Metric("sum", "amount", ("account",), 10),
+    "distinct": Metric("distinct", "party", ("account",), 10),
+    "latest": Metric("last", "points", ("account",), 10),
+    "shifted": Metric("sum", "amount", ("account",), 10, offset=5),
+    "run": Metric("min", "amount", ("account",), 10),
+    "offset": Metric("max", "amount", ("account",), 10, offset=5),
+    "day": Metric("distinct", "points", ("account",), -1),
+}
+FOR_EVER: Final = {
+    "since": Metric("since_previous", None, ("account",), None),
+    "kept": Metric("last", "points", ("account",), None),
+    "ring": Metric("sum", "amount", ("account",), None, last=3),
+}
+
+
+def many(ruleset: Ruleset, keys: int, at: float) -> tuple[Any, ...]:
+    """Return one event for each of many keys."""
+    return columns(ruleset, [Row(at, f"k{number}", "s", "p", 1, 1, True) for number in range(keys)])
+
+
+@pytest.mark.parametrize("kind", IDLE)
+@pytest.mark.parametrize("keys", [5, 3000])
+def test_idle_keys_are_forgotten(kind: str, keys: int) -> None:
+    """Few by a sweep, many with their generation; a sweep looks at no more keys than it may."""
+    ruleset = load(IDLE[kind])
+    state = ruleset.new_state()
+    (spec,) = ruleset.plan.cells
+    assert spec.kind == kind
+    evaluate = ruleset.bind(state)
+    evaluate(*many(ruleset, keys, 0))
+    assert state.keys() == keys
+    assert state.sweep(START, 10_000) <= 10_000
+    assert state.keys() == keys  # within reach
+    evaluate(*columns(ruleset, [Row(86_400, "other", "s", "p", 1, 1, True)]))
+    for day in range(2, 40):
+        state.sweep(START + dt.timedelta(days=day), 1000)
+    assert state.keys() == 0
+
+
+@pytest.mark.parametrize("kind", FOR_EVER)
+def test_what_matters_for_ever_is_never_forgotten(kind: str) -> None:
+    """No sweep drops a key of a metric without a window."""
+    ruleset = load(FOR_EVER[kind])
+    state = ruleset.new_state()
+    assert ruleset.plan.cells[0].kind == kind
+    ruleset.bind(state)(*many(ruleset, 3000, 0))
+    for day in range(40):
+        state.sweep(START + dt.timedelta(days=300 * day), 10_000)
+    assert state.keys() == 3000
+
+
+def test_sums_beyond_64_bits_are_exact() -> None:
+    """Within a window and a day, and through a snapshot."""
+    for metric in (Metric("sum", "points", ("account",), 10), Metric("sum", "points", ("account",), -1)):
+        ruleset = load(metric)
+        state = ruleset.new_state()
+        rows = [Row(0, "a", "s", None, 0, 2**63 - 1, True)] * 5
+        hits = ruleset.bind(state)(*columns(ruleset, rows))
+        assert [hit[2] for hit in hits] == [number * (2**63 - 1) for number in range(1, 6)]
+        hits = ruleset.bind(restored(state, ruleset, rows[0]))(*columns(ruleset, rows[:1]))
+        assert hits[0][2] == 6 * (2**63 - 1)
+        (item,) = columns(ruleset, rows[:1])[0]
+        assert b'"metric_value":55340232221128654842,' in ruleset.render(hits[0], item, "", "", 0)
+
+
+@pytest.mark.parametrize(("kind", "entries"), [("count", 1), ("sum", 2), ("shifted", 2), ("distinct", 1)])
+def test_what_has_left_the_window_is_not_kept_for_long(kind: str, entries: int) -> None:
+    """At most as much again as the window holds, so that neither memory nor time grows with the stream."""
+    ruleset = load(IDLE[kind])
+    state = ruleset.new_state()
+    evaluate = ruleset.bind(state)
+    evaluate(*columns(ruleset, [Row(number / 100, "a", "s", str(number), 1, 1, True) for number in range(6000)]))
+    (cell,) = state.cells.values()
+    assert isinstance(cell, state_cells.Generations)
+    held = cell.find("a")
+    reach = (15 if kind == "shifted" else 10) * 100
+    assert reach <= len(held[1] if kind == "distinct" else held) / entries <= 2 * reach + 200

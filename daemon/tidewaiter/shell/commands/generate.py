@@ -1,4 +1,4 @@
-"""``tidewaiter generate``: made-up money-flow events into a file, the same bytes for the same seed.
+"""``tidewaiter generate``: made-up events into a file, the same bytes for the same seed.
 
 Owns: the options and what a person sees meanwhile. Leaves their limits and the work to `shell.generate_file`.
 """
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 EXAMPLE = (
     "Examples: [bold]tidewaiter generate --out events.jsonl --events 100000 --seed 7[/bold]\n\n"
-    "[bold]tidewaiter generate --out live.jsonl --rate 200 --seconds 60 --bad 0.01 --duplicates 0.01[/bold]"
+    "[bold]tidewaiter generate --out live.jsonl --rate 200 --seconds 60 --bad 0.01 --duplicates 0.01[/bold]\n\n"
+    "[bold]tidewaiter generate --out transfers.jsonl --profile transfers --users 1000 --events 100000[/bold]"
 )
 
 LARGEST_SEED: Final = 2**63 - 1
@@ -53,11 +54,22 @@ def generate(
         typer.Option("--start", metavar="TIME", help="Event time of the first event, ISO 8601.", show_default=False),
     ] = None,
     profile: Annotated[
-        Literal["money-flow", "quiet"], typer.Option("--profile", help="Some 29 % of the events flagged, or under 1 %.")
+        Literal["money-flow", "quiet", "transfers", "transfers-demo"],
+        typer.Option(
+            "--profile",
+            help="Money flow with some 29 % of the events flagged, or under 1 %; or account transfers for the AML pack,"
+            " with under 1 %, or dense with patterns. --users are then the accounts, and the times are their own.",
+        ),
     ] = "money-flow",
     time_rate: Annotated[
-        float, typer.Option("--time-rate", metavar="EPS", help="Without --rate: events a second of event time.")
-    ] = 100.0,
+        float | None,
+        typer.Option(
+            "--time-rate",
+            metavar="EPS",
+            help="Without --rate: events a second of event time.  [default: 100]",
+            show_default=False,
+        ),
+    ] = None,
     live: Annotated[
         bool, typer.Option("--live", help="Take the wall clock as event time; such a file cannot be repeated.")
     ] = False,
@@ -86,7 +98,7 @@ def generate(
     On a file that ends in events of the same seed the numbering goes on where it stopped.
     """
     from tidewaiter.core.errors import ConfigError
-    from tidewaiter.shell.generate_file import DEFAULT_START, GenerateOptions
+    from tidewaiter.shell.generate_file import GenerateOptions
     from tidewaiter.shell.generate_file import generate as write
 
     if not 0 <= seed <= LARGEST_SEED:
@@ -98,7 +110,7 @@ def generate(
         seconds=seconds,
         seed=seed,
         users=users,
-        start=DEFAULT_START if start is None else start,
+        start=start,
         profile=profile,
         time_rate=time_rate,
         live=live,

@@ -14,7 +14,8 @@ import typer
 
 from tidewaiter import __version__
 from tidewaiter.core.errors import EXIT_UNEXPECTED, TidewaiterError
-from tidewaiter.shell.commands import check, generate, run, skip, status
+from tidewaiter.core.invisible import visible
+from tidewaiter.shell.commands import check, explain, generate, replay, rules, run, skip, status
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,7 +33,15 @@ app = typer.Typer(
 app.command("run", epilog=run.EXAMPLE)(run.run)
 app.command("status", epilog=status.EXAMPLE)(status.status)
 app.command("check", epilog=check.EXAMPLE)(check.check)
+app.command("explain", epilog=explain.EXAMPLE)(explain.explain)
+app.command("replay", epilog=replay.EXAMPLE)(replay.replay)
 app.command("skip", epilog=skip.EXAMPLE)(skip.skip)
+app.add_typer(
+    rules.rules,
+    name="rules",
+    help="Look at the rules: their tests, plan, coverage, and file format.",
+    epilog=rules.TEST_EXAMPLE,
+)
 app.command("generate", epilog=generate.EXAMPLE)(generate.generate)
 
 
@@ -77,7 +86,10 @@ def _explain(error: BaseException) -> int:
         code = EXIT_UNEXPECTED
     # a wrong rule comes with a picture of the place below the sentence: good on a terminal, noise in a log
     sentence, indent, picture = sentence.partition("\n    ")
-    sys.stderr.write(f"tidewaiter: {' '.join(sentence.split())}{indent + picture if sys.stderr.isatty() else ''}\n")
+    text = visible(" ".join(sentence.split()))
+    if sys.stderr.isatty():
+        text += indent + "\n".join(map(visible, picture.split("\n")))
+    sys.stderr.write(f"tidewaiter: {text}\n")
     if os.environ.get("TIDEWAITER_DEBUG", "") not in ("", "0"):
         traceback.print_exception(error)
     return code

@@ -6,12 +6,15 @@ and a reload accept.
 
 from __future__ import annotations
 
+import os
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tidewaiter.shell.commands.options import (
+    WITHOUT_FILE,
     ConfigOption,
     ContractOption,
     DuplicateOption,
@@ -22,6 +25,7 @@ from tidewaiter.shell.commands.options import (
     StreamArgument,
     StreamNameOption,
     load,
+    plain,
     show,
 )
 
@@ -34,6 +38,8 @@ if TYPE_CHECKING:
     from tidewaiter.core.scenarios import Ruleset
     from tidewaiter.shell.settings import Settings
 
+STATUSES = ("live", "shadow", "draft", "retired")
+"""What runs first."""
 EXAMPLE = (
     "Examples: [bold]tidewaiter check[/bold]\n\n"
     "[bold]tidewaiter check --rules new.toml --print-python | less[/bold] shows the function that rules become."
@@ -75,7 +81,7 @@ def check(
         policy_duplicate=policy_duplicate,
         policy_order=policy_order,
     )
-    settings = load(config, overrides)
+    settings = load(config, overrides, or_else=WITHOUT_FILE)
     from tidewaiter.shell.governing import from_settings
     from tidewaiter.shell.settings_file import check_stream_readable
     from tidewaiter.shell.state_owner import check_state_usable
@@ -110,8 +116,23 @@ def warnings(settings: Settings) -> list[str]:
     return found
 
 
+def _statuses(ruleset: Ruleset) -> str:
+    """Return how many scenarios and typologies there are of each status."""
+    running = [*(each.status for each in ruleset.scenarios), *(each.status for each in ruleset.typologies)]
+    count = Counter([*running, *ruleset.skipped.values()])
+    what = "scenarios and typologies" if ruleset.typologies else "scenarios"
+    return f"{count.total()} {what}: " + ", ".join(f"{count[each]} {each}" for each in STATUSES if count[each])
+
+
+def _readers(ruleset: Ruleset, key: str) -> Iterator[str]:
+    """Yield the scenarios that read an instance of a template, with the segment where it is not for everybody else."""
+    for scenario in ruleset.scenarios:
+        for population in scenario.populations:
+            if key in population.keys:
+                yield scenario.id if population.segment is None else f"{scenario.id} segment {population.segment}"
+
+
 def _summary(settings: Settings, contract: Contract, ruleset: Ruleset) -> Iterator[RenderableType]:
-    from rich.markup import escape
     from rich.table import Table
 
     from tidewaiter.shell.setting_values import duration_text, size_text
@@ -122,14 +143,24 @@ def _summary(settings: Settings, contract: Contract, ruleset: Ruleset) -> Iterat
     lines = Table.grid(padding=(0, 2))
     lines.add_column(style="bold", no_wrap=True)
     lines.add_column(overflow="fold")
-    lines.add_row("configuration", shown(settings.file, Path.cwd()) if settings.file else "command line only")
+    lines.add_row("configuration", plain(shown(settings.file, Path.cwd())) if settings.file else "command line only")
     made_by = f", written by the {producer.kind} at {producer.rate:g} events/s" if producer else ""
-    lines.add_row("stream", escape(f"{settings.stream.name}: {shown(settings.stream.path, Path.cwd())}{made_by}"))
-    lines.add_row("state", escape(shown(settings.state.dir, Path.cwd())))
-    lines.add_row("contract", f"{escape(contract.name)} version {contract.version}, {len(contract.fields)} fields")
+    lines.add_row("stream", plain(f"{settings.stream.name}: {shown(settings.stream.path, Path.cwd())}{made_by}"))
+    lines.add_row("state", plain(shown(settings.state.dir, Path.cwd())))
+    lines.add_row("contract", f"{plain(contract.name)} version {contract.version}, {len(contract.fields)} fields")
+    lines.add_row("", plain(shown(settings.contract, Path.cwd())))
     lines.add_row("", contract.digest)
-    lines.add_row("ruleset", f"{escape(ruleset.name)} version {ruleset.version}, {len(ruleset.scenarios)} scenarios")
+    lines.add_row("ruleset", f"{plain(ruleset.name)} version {ruleset.version}, {_statuses(ruleset)}")
+    lines.add_row("", plain(shown(settings.rules, Path.cwd())))
     lines.add_row("", ruleset.digest)
+    for found in ruleset.lists.values():
+        how = "prefixes" if found.prefix else "entries"
+        lines.add_row("list", f"{plain(found.name)}, {len(found.entries):,} {how}")
+        lines.add_row("", plain(shown(Path(os.path.normpath(settings.rules.parent / found.file)), Path.cwd())))
+        lines.add_row("", found.digest)
+    for name, keys in ruleset.forks.items():
+        uses = "; ".join(f"{key} for {', '.join(_readers(ruleset, key))}" for key in keys)
+        lines.add_row("forks", plain(f"{name}, once for each parameter value: {uses}"))
     lines.add_row(
         "policies",
         f"invalid {policy.invalid}, duplicate {policy.duplicate} (horizon {duration_text(policy.duplicate_horizon)}), "
@@ -140,16 +171,21 @@ def _summary(settings: Settings, contract: Contract, ruleset: Ruleset) -> Iterat
     table = Table(title=None, box=None, padding=(0, 2), header_style="bold")
     for heading in ("scenario", "version", "status", "severity", "typology", "window"):
         table.add_column(heading, no_wrap=True)
-    for scenario in ruleset.scenarios:
+    for scenario in sorted(ruleset.scenarios, key=lambda each: STATUSES.index(each.status)):
         table.add_row(
-            escape(str(scenario.id)),
+            plain(str(scenario.id)),
             str(scenario.version),
             scenario.status,
             scenario.severity,
-            escape(scenario.typology),
+            plain(scenario.typology),
             duration_text(scenario.window * 1_000_000) if scenario.window else "-",
         )
+    for typology in sorted(ruleset.typologies, key=lambda each: STATUSES.index(each.status)):
+        name = plain(typology.id)
+        table.add_row(name, str(typology.version), typology.status, typology.severity, f"{name} (points)", "-")
+    for name, status in sorted(ruleset.skipped.items(), key=lambda each: STATUSES.index(each[1])):
+        table.add_row(plain(name), "-", f"{status}: not run", "-", "-", "-")
     yield table
     for warning in warnings(settings):
-        yield f"[yellow]warning[/yellow]: {escape(warning)}"
+        yield f"[yellow]warning[/yellow]: {plain(warning)}"
     yield "accepted"

@@ -95,8 +95,20 @@ ActorOption = Annotated[
 ]
 
 
+def plain(text: str) -> str:
+    """Return `text`, from wherever it is, so that a terminal shows it and obeys nothing in it."""
+    from rich.markup import escape
+
+    from tidewaiter.core.invisible import visible
+
+    return escape(visible(text))
+
+
 def show(*parts: RenderableType) -> None:
-    """Print tables and texts on standard output: fitted to a terminal, else with lines as long as they need to be."""
+    """Print tables and texts on standard output: fitted to a terminal, else with lines as long as they need to be.
+
+    What they quote must have gone through `plain`.
+    """
     from rich.console import Console
 
     console = Console(highlight=False, soft_wrap=True)
@@ -111,11 +123,17 @@ def show(*parts: RenderableType) -> None:
     typer.echo("\n".join(line.rstrip() for line in captured.get().splitlines()))
 
 
-def load(config: Path | None, overrides: Overrides, *, need_files: bool = True) -> Settings:
-    """Read the settings for a command. `need_files` False: contract and rules are not asked for. Raises ConfigError."""
+def load(config: Path | None, overrides: Overrides, *, need_files: bool = True, or_else: str = "") -> Settings:
+    """Read the settings for a command. `need_files` False: contract and rules are not asked for. Raises ConfigError.
+
+    `or_else` says what the user can do without a configuration.
+    """
     from tidewaiter.shell.settings_file import load_settings
 
-    return load_settings(config, overrides, need_files=need_files)
+    return load_settings(config, overrides, need_files=need_files, or_else=or_else)
+
+
+WITHOUT_FILE: Final = "pass STREAM, --contract and --rules"
 
 
 LONGEST_REASON: Final = 1000

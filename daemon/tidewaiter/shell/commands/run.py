@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tidewaiter.shell.commands.options import (
+    WITHOUT_FILE,
     ActorOption,
     ConfigOption,
     ContractOption,
@@ -87,7 +88,7 @@ def run(
         log_level=log_level,
         no_producer=once,
     )
-    settings = load(config, overrides)
+    settings = load(config, overrides, or_else=WITHOUT_FILE)
     check_stream_readable(settings, once=once)
     check_state_usable(settings.state.dir, settings.stream.name)
     if accept_state_loss and not (reason.strip() and actor.strip()):

@@ -17,6 +17,7 @@ from tidewaiter.shell.commands.options import (
     StateDirOption,
     StreamNameOption,
     load,
+    plain,
     show,
 )
 
@@ -32,6 +33,7 @@ EXAMPLE = (
     "[bold]tidewaiter status --state-dir /var/lib/tidewaiter --json[/bold]\n\n"
     "[bold]tidewaiter status --textfile /var/lib/node_exporter/tidewaiter.prom[/bold]"
 )
+SHOWN_SCENARIOS = 10
 REJECTED_KINDS = ("framing", "json", "contract", "duplicate", "order", "operator")
 
 
@@ -95,7 +97,12 @@ def locate(stream: Path | None, config: Path | None, state_dir: Path | None, str
     if state_dir is not None and stream is None and config is None:
         place = Path(os.path.abspath(state_dir))  # noqa: PTH100 - keeps symbolic links
         return Target(state=place, name=stream_name, stream=None)
-    settings = load(config, Overrides(stream=stream, stream_name=stream_name, state_dir=state_dir), need_files=False)
+    settings = load(
+        config,
+        Overrides(stream=stream, stream_name=stream_name, state_dir=state_dir),
+        need_files=False,
+        or_else="leave STREAM out: --state-dir is enough" if state_dir else "pass --state-dir alone, which is enough",
+    )
     return Target(
         state=settings.state.dir, name=settings.stream.name, stream=settings.stream.path, policy=settings.policy
     )
@@ -105,14 +112,13 @@ def locate(stream: Path | None, config: Path | None, state_dir: Path | None, str
 
 
 def _table(report: Report) -> Table:
-    from rich.markup import escape
     from rich.table import Table
 
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value, style in _rows(report):
-        table.add_row(name, f"[{style}]{escape(value)}[/{style}]" if style else escape(value))
+        table.add_row(name, f"[{style}]{plain(value)}[/{style}]" if style else plain(value))
     return table
 
 
@@ -158,7 +164,7 @@ def _rows(report: Report) -> Iterator[tuple[str, str, str]]:
         yield "rejected", rejected, ""
     if counts.admitted:
         yield "admitted late", f"{counts.admitted:,}", ""
-    yield "flags", f"{counts.flags:,}", ""
+    yield from _hits(report)
     if policies is not None:
         horizon = duration_text(policies.duplicate_horizon)
         text = f"invalid {policies.invalid}, duplicate {policies.duplicate} within {horizon}, order {policies.order}"
@@ -171,7 +177,8 @@ def _rows(report: Report) -> Iterator[tuple[str, str, str]]:
         yield "HALTED", text, "bold red"
         yield "", f"decide with: tidewaiter skip --position {halt.offset} --reason … --actor …", ""
     yield "snapshots", ", ".join(f"{one.offset:,}" for one in report.snapshots) or "none yet", ""
-    yield "may be deleted", "\n".join(report.deletable) or "nothing", ""
+    for number, each in enumerate(report.deletable or ["nothing"]):
+        yield "" if number else "may be deleted", each, ""
     run = report.last_run
     if run is not None:
         said = str(run.get("error") or "")
@@ -179,6 +186,21 @@ def _rows(report: Report) -> Iterator[tuple[str, str, str]]:
         error = f": {said}" if said and not (halt is not None and halt.reason in said) else ""
         what = f"{run.get('run_id', '?')} {run.get('status', '?')}, started {run.get('started_at', '?')}{error}"
         yield "last run", what, ""
+
+
+def _hits(report: Report) -> Iterator[tuple[str, str, str]]:
+    counts = report.counts
+    yield "flags", f"{counts.flags:,}", ""
+    if counts.suppressed:
+        yield "suppressed", f"{counts.suppressed:,}", ""
+    if counts.shadow_flags or counts.shadow_suppressed:
+        held = f", {counts.shadow_suppressed:,} more held back by a cooldown" if counts.shadow_suppressed else ""
+        yield "shadow flags", f"{counts.shadow_flags:,}{held}", ""
+    if report.insufficient:
+        undecided = sorted(report.insufficient.items(), key=lambda item: (-item[1], item[0]))
+        shown = ", ".join(f"{scenario} at {number:,} events" for scenario, number in undecided[:SHOWN_SCENARIOS])
+        more = len(undecided) - SHOWN_SCENARIOS
+        yield "insufficient", shown + (f" and {more} more scenarios" if more > 0 else ""), ""
 
 
 # -- for a metrics collector -------------------------------------------------------------------------------------
@@ -213,6 +235,16 @@ def prometheus(report: Report) -> str:
     )
     metric("events_admitted_late_total", "counter", "Late events that were evaluated.", (label, counts.admitted))
     metric("flags_total", "counter", "Flags written.", (label, counts.flags))
+    metric("flags_suppressed_total", "counter", "Hits held back by a cooldown.", (label, counts.suppressed))
+    metric("flags_shadowed_total", "counter", "Flags of shadow scenarios.", (label, counts.shadow_flags))
+    held = counts.shadow_suppressed
+    metric("flags_shadowed_suppressed_total", "counter", "Hits of shadow scenarios held back.", (label, held))
+    metric(
+        "scenario_insufficient_total",
+        "counter",
+        "Events at which a scenario could not be decided.",
+        *((f'{label},scenario="{_label(name)}"', number) for name, number in (report.insufficient or {}).items()),
+    )
     metric(
         "reconciliation_balanced",
         "gauge",

@@ -19,7 +19,17 @@ from typing import TYPE_CHECKING, Final
 from bench_tool import figures
 from bench_tool.bench import Bench
 from bench_tool.daemon import MeasureFailed
-from bench_tool.measures import flatness, footprint, latency, restart, snapshots, throughput
+from bench_tool.measures import (
+    comparison,
+    flatness,
+    footprint,
+    latency,
+    pack_memory,
+    restart,
+    rule_costs,
+    snapshots,
+    throughput,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -40,6 +50,12 @@ MEASURES: Final[dict[str, tuple[Callable[[Bench], Iterator[Figure]], str]]] = {
     "restart": (restart.restart, "start to READY with 1M users, after a clean stop and after SIGKILL"),
     "cost_by_users": (flatness.by_users, "cost of an event with 1M users ÷ with 10k users"),
     "cost_by_position": (flatness.by_position, "cost of an event behind 2 GB ÷ behind 1 MB (not with --quick)"),
+    "pack": (throughput.pack, "durable events/s ÷ bare decode, the AML pack over account transfers"),
+    "shared_metrics": (rule_costs.shared_metrics, "12 scenarios over one metric ÷ 1 scenario over it"),
+    "cost_by_window": (rule_costs.by_window, "cost of each metric function, window of 90 days ÷ of 1 minute"),
+    "cost_by_keys": (rule_costs.by_keys, "cost of each metric function, 1M keys ÷ 1k keys"),
+    "pack_memory": (pack_memory.pack_memory, "memory of an account under the AML pack, active and once idle"),
+    "compared": (comparison.compared, "cost of an event beside a loop of rule objects, duckdb and polars"),
 }
 
 
@@ -55,6 +71,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help="what to measure")
     parser.add_argument("--quick", action="store_true", help="smaller inputs, fewer repetitions: for developing")
     parser.add_argument(
+        "--tiny", action="store_true",
+        help="--quick, and pack … compared on so little that figures mean nothing: for tests",
+    )  # fmt: skip
+    parser.add_argument(
         "--dir", type=Path, metavar="DIR", help="where to work (default: the folder for temporary files)"
     )
     chosen = parser.parse_args(arguments)
@@ -67,11 +87,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with contextlib.ExitStack() as stack:
         folder = Path(tempfile.mkdtemp(prefix="tidewaiter-bench-", dir=chosen.dir))
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        bench = Bench(folder, quick=chosen.quick)
+        bench = Bench(folder, quick=chosen.quick, tiny=chosen.tiny)
+        options = "".join(f" --{name}" for name in ("quick", "tiny") if getattr(chosen, name))
         for name in chosen.names or MEASURES:
             measure, _ = MEASURES[name]
             print(f"scripts/bench: {name} …", file=sys.stderr, flush=True)
-            command = f"scripts/bench {name}{' --quick' if chosen.quick else ''}"
+            command = f"scripts/bench {name}{options}"
             machine = figures.machine(folder)
             try:
                 for figure in measure(bench):

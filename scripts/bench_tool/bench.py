@@ -7,6 +7,7 @@ started is ended with it. Leaves to `measures` what is asked of them.
 from __future__ import annotations
 
 import json
+import os
 import resource
 import shutil
 import subprocess
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
 CONFIG: Final = REPOSITORY / "config" / "tidewaiter.toml"
 CONTRACT: Final = REPOSITORY / "config" / "contracts" / "money_flow.toml"
+RULES: Final = REPOSITORY / "config" / "rules" / "money_flow.toml"
+PACK_CONTRACT: Final = REPOSITORY / "config" / "contracts" / "account_transfers.toml"
+PACK_RULES: Final = REPOSITORY / "config" / "rules" / "aml_core.toml"
 DEADLINE: Final = 900.0
 """No single run takes longer, in seconds."""
 
@@ -65,11 +69,16 @@ class Once:
 class Bench:
     """One call of the tool."""
 
-    def __init__(self, folder: Path, *, quick: bool) -> None:
-        """Work in `folder`, which the caller removes."""
+    def __init__(self, folder: Path, *, quick: bool, tiny: bool = False) -> None:
+        """Work in `folder`, which the caller removes. `tiny` is for trying out whether a measure can be made."""
         self.folder = folder
-        self.quick = quick
+        self.quick = quick or tiny
+        self.tiny = tiny
         self._made = 0
+
+    def sized(self, full: int, quick: int, tiny: int) -> int:
+        """Return how much is to be done."""
+        return tiny if self.tiny else quick if self.quick else full
 
     def new_folder(self, name: str) -> Path:
         """Return a new, empty folder."""
@@ -109,12 +118,18 @@ class Bench:
 
     # -- processes ---------------------------------------------------------------------------------------------------
 
-    def python(self, module: str, *arguments: str) -> bytes:
-        """Run a module to its end and return what it printed. Raises MeasureFailed."""
+    def python(self, module: str, *arguments: str, packages: Path | None = None) -> bytes:
+        """Run a module to its end and return what it printed. Raises MeasureFailed.
+
+        `packages` is a folder with further packages.
+        """
         command = [sys.executable, "-m", module, *arguments]
+        variables = environment()
+        if packages is not None:
+            variables["PYTHONPATH"] += f"{os.pathsep}{packages}"
         try:
             ended = subprocess.run(
-                command, env=environment(), capture_output=True, timeout=DEADLINE, check=False, cwd=self.folder
+                command, env=variables, capture_output=True, timeout=DEADLINE, check=False, cwd=self.folder
             )
         except subprocess.TimeoutExpired:
             raise MeasureFailed(f"{module} took more than {DEADLINE:.0f} s") from None
@@ -123,12 +138,21 @@ class Bench:
             raise MeasureFailed(f"{module} ended with {ended.returncode}: {''.join(last)}")
         return ended.stdout
 
-    def once(self, stream: Path) -> Once:
+    def config(self, contract: Path, rules: Path) -> Path:
+        """Return settings with this contract and these rules, and the defaults for everything else."""
+        path = self.new_folder("config") / "tidewaiter.toml"
+        files = {"contract": contract, "rules": rules}
+        path.write_text(
+            "".join(f"[{name}]\nfile = {json.dumps(str(file))}\n" for name, file in files.items()), encoding="utf-8"
+        )
+        return path
+
+    def once(self, stream: Path, config: Path = CONFIG) -> Once:
         """Read `stream` to its end with a new state directory."""
         state = self.new_folder("state")
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         began = time.monotonic()
-        self.python("tidewaiter", "run", str(stream), "--once", "--state-dir", str(state), "--config", str(CONFIG))
+        self.python("tidewaiter", "run", str(stream), "--once", "--state-dir", str(state), "--config", str(config))
         wall = time.monotonic() - began
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime

@@ -70,6 +70,8 @@ def rounded(value: Any) -> Any:  # noqa: ANN401 - any part of a line of JSON
         return float(f"{value:.4g}") if abs(value) < 1e4 else round(value)  # noqa: PLR2004 - whole numbers above
     if isinstance(value, list):
         return [rounded(each) for each in value]
+    if isinstance(value, dict):
+        return {key: rounded(each) for key, each in value.items()}
     return value
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import ast
 import datetime as dt
 from typing import Any, Final
 
 import pytest
 
 from scenario_demo import START
-from scenario_run import CONTRACT, Run, block, event, load, rows_of
+from scenario_run import Run, block, event, load, rows_of
 
 FILES: Final = {"lists/banks.txt": b"# watched\nAB\nCD\n\n", "lists/vip.csv": b"note,id\nfirst,a\n"}
 
@@ -30,6 +29,21 @@ def test_a_window_is_closed_at_both_ends(fn: str) -> None:
     assert [flag["metric_value"] for flag in Run(text).flags({"count": 2}, {"second": 10, "count": 5})][1] == inside
     late = {"second": 10.000001, "count": 5}
     assert [flag["metric_value"] for flag in Run(text).flags({"count": 2}, late)][1] == outside
+
+
+@pytest.mark.parametrize(
+    ("fn", "value"),
+    [("count", 2), ("sum(count)", 7), ("min(count)", 2), ("max(count)", 5), ("distinct(count)", 2), ("last(count)", 5)],
+)
+def test_what_is_older_leaves_and_the_edge_stays(fn: str, value: int) -> None:
+    """Of three the oldest has left, the one exactly a window ago has not; at an event that is not counted, too."""
+    metric = f"[metric]\nm = {{ fn = '{fn}', by = 'account', window = '10s', where = 'cash' }}"
+    run = Run(load(metric, block("s", measure="m")))
+    rows = [(0, 7, True), (1, 2, True), (8, 5, True), (11, 9, False)]
+    flags = run.flags(*({"second": s, "count": n, "cash": c} for s, n, c in rows))
+    assert flags[3]["metric_value"] == value
+    late = Run(run.ruleset).flags(*({"second": s, "count": n, "cash": True} for s, n in [(0, 7), (1, 2), (11, 5)]))
+    assert late[2]["metric_value"] == value
 
 
 def test_an_offset_shifts_the_window_and_leaves_out_its_end() -> None:
@@ -231,6 +245,18 @@ def test_a_suppressed_edge_latches() -> None:
     rows = [(0, 11), (1, 1), (2, 11), (11, 11), (12, 1), (13, 11)]
     hits = run.feed(*({"second": s, "amount": 100 * amount} for s, amount in rows))
     assert [(row, to) for row, _, to in hits] == [(0, "flags"), (2, "suppressed"), (5, "flags")]
+
+
+@pytest.mark.parametrize("fn", ["count", "sum(count)", "min(count)", "max(count)", "last(count)"])
+@pytest.mark.parametrize("where", ["", ", where = 'cash'"])
+@pytest.mark.parametrize("more", [[], ["cooldown = '1s'"]])
+def test_an_edge_over_any_metric_stays_latched(fn: str, where: str, more: list[str]) -> None:
+    """Whether or not its value could be unknown elsewhere: one hit until the condition was false."""
+    metric = f"[metric]\nm = {{ fn = '{fn}', by = 'account', window = '5s'{where} }}"
+    on = ["on = 'cash'"] if where else []
+    run = Run(load(metric, block("s", *on, "when = 'm >= 1'", "repeat = 'edge'", *more)))
+    rows = [{"second": second, "count": 1, "cash": True} for second in (0, 2, 4, 6)]
+    assert run.feed(*rows) == [(0, "s", "flags")]
 
 
 def test_cooldowns_are_per_subject_and_forgotten_when_over() -> None:
@@ -436,77 +462,3 @@ def test_a_typology_has_edge_and_cooldown_too() -> None:
     rows = [(0, 30), (1, 30), (2, 1), (3, 30), (4, 11), (5, 30), (6, 11), (20, 30)]
     hits = [hit for hit in run.feed(*({"second": s, "amount": 100 * a} for s, a in rows)) if hit[1] == "both"]
     assert [(row, to) for row, _, to in hits] == [(0, "flags"), (5, "suppressed"), (7, "flags")]
-
-
-# -- state and source --------------------------------------------------------------------------------------------------
-
-
-def test_what_means_the_same_keeps_its_state() -> None:
-    """A changed part starts empty and is named; the rest goes on."""
-    metric = "[metric]\nm = { fn = 'sum(amount)', by = 'account', window = '1d', where = 'amount > p.least' }"
-    body = ["when = 'm > 0'", "cooldown = '1h'", "after = { where = 'cash', within = '1h' }"]
-    rules = load(metric, block("s", *body, "params = { least = 1 }", measure="m"))
-    run = Run(rules)
-    run.feed({"amount": 500}, {"cash": True, "amount": 500}, {"amount": 500})
-    assert rules.adopt_state(None)[1] == ["metric m", "cooldown of s", "after of s"]
-    assert (
-        load(
-            metric, block("s", *body, "params = { least = 1 }", "version = 2", "severity = 'high'", measure="m")
-        ).adopt_state(run.state)[1]
-        == []
-    )
-    longer = load(metric, block("s", *body, "params = { least = 1 }", "cooldown = '2h'", measure="m"))
-    assert longer.adopt_state(run.state)[1] == ["cooldown of s"]
-    assert load(metric, block("s", *body, "params = { least = 2 }", measure="m")).adopt_state(run.state)[1] == [
-        "metric m", "cooldown of s", "after of s",
-    ]  # fmt: skip
-
-
-ATTRIBUTES: Final = {
-    "get", "append", "young", "old", "reach", "held", "add", "read", "drop", "known", "offset", "roll", "begin", "pop",
-    "latched", "discard", "end", "__class__", *(field.name for field in CONTRACT.fields),
-}  # fmt: skip
-
-
-def test_the_generated_function_touches_nothing_but_fields_and_cells() -> None:
-    """Every attribute is a declared one, every name is made from a number or is one of the few passed in."""
-    text = (
-        "utc_offset = '+00:00'\n[list.banks]\nfile = 'lists/banks.txt'\nmatch = 'prefix'\n"
-        "[field]\nbig = \"amount > 10 and note == '__import__'\"\n"
-        "[metric]\nm = { fn = 'sum(amount)', by = 'account', window = '1d', where = 'big' }\n"
-        "n = { fn = 'distinct(other)', by = ['account', 'note'], window = 'day' }\n"
-        "o = { fn = 'min(count)', by = 'kind', last = 3 }\n"
-    )
-    body = ['when = "m > 1 and n >= 0 and o < 9 or other in list.banks"', "repeat = 'edge'", "cooldown = '1h'"]
-    body += ["reason = '{m} {note}'", "after = { where = 'cash', within = '1h' }"]
-    rules = load(text, block("s", *body), files=FILES)
-    for node in ast.walk(ast.parse(rules.python_source)):
-        assert not isinstance(
-            node, ast.Import | ast.ImportFrom | ast.Lambda | ast.ClassDef | ast.Global | ast.Try | ast.With
-        )
-        if isinstance(node, ast.Attribute):
-            assert node.attr in ATTRIBUTES
-    assert rules.bind(rules.new_state()).__globals__["__builtins__"] == {}
-
-
-def test_conditions_of_any_size_compile() -> None:
-    """A hundred and fifty metrics in one condition, each read only when all before it hold; and deep brackets."""
-    names = [f"m{number}" for number in range(150)]
-    metrics = "".join(
-        f"{name} = {{ fn = 'max(count)', by = 'account', window = '{number + 1}s', where = 'cash' }}\n"
-        for number, name in enumerate(names)
-    )
-    when = " and ".join(f"{name}>0" for name in names)
-    run = Run(load(f"[metric]\n{metrics}", block("s", f"when = '{when}'")))
-    assert rows_of(*run.feed({"count": 1}, {"count": 1, "cash": True}, {"count": 0})) == [1, 2]
-    assert run.ruleset.take_insufficient(run.state) == {}
-    deep = "not (" * 40 + "note == 'x'" + ")" * 40
-    assert rows_of(*Run(load(block("s", f'when = "{deep}"'))).feed({"note": "x"}, {"note": None})) == [0]
-
-
-def test_an_empty_batch_changes_nothing() -> None:
-    """Not even when a metric came into force."""
-    rules = load(block("s", "cooldown = '1h'"))
-    state = rules.new_state()
-    assert rules.bind(state)([], [], *([] for _ in rules.money_columns)) == []
-    assert [cell.start for cell in state.cells.values()] == [None]

@@ -348,6 +348,17 @@ def test_forgetting_is_spread_over_many_calls() -> None:
     assert not seen._forgotten
 
 
+def test_a_retired_horizon_still_tells_every_id() -> None:
+    """What look-ups need is given back at the end; the last snapshot holds all ids all the same."""
+    seen = SeenIds(10)
+    assert seen.add_new([str(number) for number in range(1_000)], 0)
+    seen.add("x", 1)
+    before = seen.freeze()
+    seen.retire()
+    assert len(seen) == 0
+    assert seen.freeze() == before
+
+
 def test_another_horizon_keeps_every_id() -> None:
     """What was kept under the old horizon counts as seen now, be the new one longer or shorter."""
     for horizon in (4, 10, 1000):

@@ -179,6 +179,10 @@ class SeenIds:
         self._seal_tail(1)
         return self._period, [list(chunks) for chunks in self._chunks]
 
+    def retire(self) -> None:
+        """Give back the memory that look-ups need: from here on only `freeze` works, for the last snapshot."""
+        self._sets = [set(), set(), set()]
+
     def load(self, period: int, chunks: Sequence[list[list[str]]]) -> None:
         """Take over what `freeze` gave; the chunks become this object's own."""
         self._period = period

@@ -164,6 +164,7 @@ class Consumer:
     async def finish(self) -> None:
         """Take a last snapshot behind the last commit; the caller closes the journal."""
         await self._materialised()
+        self.engine.screening.seen.retire()  # nothing is evaluated any more; the snapshot needs memory of its own
         await self.snapshot_now()
 
     async def _read(self) -> Data | Idle | SegmentEnd:

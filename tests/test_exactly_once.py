@@ -206,8 +206,15 @@ def test_power_loss_after_a_kill(scene: Scene, step: int) -> None:
     for calls in numbers:
         recorder = RecordingDisk(scene.root)
         state = scene.root / "state"
-        with pytest.raises(_Killed):
-            daemon.run(scene.settings(state), StoppingDisk(recorder, calls))
+        try:
+            whole = daemon.run(scene.settings(state), StoppingDisk(recorder, calls))
+        except _Killed:
+            pass
+        else:  # a snapshot waits for the one being written: a run may make a few calls less than the one before
+            assert whole.status == EXIT_CLEAN, whole
+            assert calls > len(undisturbed.calls) * 3 // 4, "it should have been killed long before its end"
+            shutil.rmtree(state)
+            continue
         # a future that nobody asked is reported when it is collected, with a traceback; CPython 3.11 parses source for
         # that, and must not be parsing rules at the same time (python/cpython#106905)
         gc.collect()

@@ -233,6 +233,11 @@ def begins_like(segment: SegmentId, key: FileKey, head: bytes) -> bool:
     return digest(head[: segment.head_len]) == segment.head_sha256
 
 
+def unlikeness(record: Record, member: Member) -> tuple[bool, bool]:
+    """Return how little the hints say that the file is the segment, for sorting the likeliest first."""
+    return (member.file.key != record.key, member.file.name != record.segment.name)
+
+
 def ends_at(closed: ClosedSegment, position: Position) -> bool:
     """Return whether the position is the end of the closed segment: the same bytes, not only the same place.
 

@@ -43,6 +43,7 @@ from tidewaiter.core.segment_findings import StreamHalt, StreamRefusal
 from tidewaiter.edges import segment_files as files
 from tidewaiter.edges.committed_ranges import CommittedRanges
 from tidewaiter.edges.directory_watch import DirectoryWatch
+from tidewaiter.edges.recorded_position import locate
 from tidewaiter.edges.stream_values import Data, Idle, Notice, SegmentEnd, StreamSettings
 from tidewaiter.edges.survey import Survey
 
@@ -256,7 +257,7 @@ class Stream:
             if self._survey.stamp is None:
                 return
             try:
-                member = await self._survey.locate(record, members)
+                member = await locate(self._survey, record, members)
             except StreamHalt as halt:
                 if halt.evidence != self._accepted_gap:
                     raise

@@ -1,8 +1,8 @@
 """Finding out which of the stream's files is which, by looking into no more of them than is needed.
 
-Owns: the listing, what is known of each listed file (head, whether a compressed one is whole, which closed segment it
-is), and finding the segment of a recorded position. Leaves the rules to `core.chain_of_segments`, and to `edges.stream`
-what follows from the answers.
+Owns: the listing, and what is known of each listed file: its head, whether a compressed one is whole, which closed
+segment it is. Leaves the rules to `core.chain_of_segments`, to `edges.recorded_position` finding the segment of a
+recorded position, and to `edges.stream` what follows from the answers.
 
 Invariants:
 - What was learned of a file counts while device, inode, size and modification time are the same.
@@ -20,7 +20,6 @@ from tidewaiter.core.chain_of_segments import (
     Head,
     Label,
     Member,
-    MemberName,
     Naming,
     Probe,
     Record,
@@ -30,6 +29,7 @@ from tidewaiter.core.chain_of_segments import (
     last_of,
     order_chain,
     record_of,
+    unlikeness,
 )
 from tidewaiter.core.position import TAIL_BYTES, ClosedSegment, SegmentId
 from tidewaiter.edges import segment_files as files
@@ -37,6 +37,7 @@ from tidewaiter.edges.compressed import Damaged, NotWhole, Scan, declared_length
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from collections.abc import Set as AbstractSet
     from pathlib import Path
 
 Version = tuple[int, int, int, int]
@@ -176,13 +177,17 @@ class Survey:
             try:
                 await files.run(self._walk, member)
             except NotWhole:
-                self._wait(member)
+                self.wait_for(member)
                 return False
             except Damaged as damage:
                 self._judge_damage(member, damage)
                 return False
             return True
         return await self._scanned(member, []) is not None
+
+    def wait_for(self, member: Member) -> None:
+        """Note that nothing can be said of this file before it is whole."""
+        self.waiting_for = self.waiting_for or member.file.name
 
     async def describe(self, member: Member, start: int) -> ClosedSegment | None:
         """Return the whole file as a segment that begins at `start`; None if it cannot be told now."""
@@ -238,7 +243,7 @@ class Survey:
                 marks |= scanning.scan.marks
                 await self._drop_scan(key)
             if not self.hurry and self._clock() < self._not_before.get(key, float("-inf")):
-                self._wait(member)
+                self.wait_for(member)
                 return None
             path = self.directory / member.file.name
             scanning = _Scanning(version, await files.run(files.begin_scan, path, member, marks))
@@ -250,14 +255,14 @@ class Survey:
             scanning.seconds += self._clock() - began
             if not finished:
                 self.busy = True
-                self._wait(member)
+                self.wait_for(member)
                 return None
             self._not_before[key] = self._clock() + _RESCAN_FACTOR * scanning.seconds
         if scan.whole:
             return scan
         if scan.damage is not None:
             self._judge_damage(member, scan.damage)
-        self._wait(member)
+        self.wait_for(member)
         return None
 
     async def _drop_scan(self, key: FileKey) -> None:
@@ -265,12 +270,9 @@ class Survey:
         await scanning.steps.settle()
         scanning.scan.close()
 
-    def _wait(self, member: Member) -> None:
-        self.waiting_for = self.waiting_for or member.file.name
-
     def _judge_damage(self, member: Member, damage: Damaged) -> None:
         """Raise StreamRefusal (corrupt) unless the file was written a moment ago: then it may become whole."""
-        self._wait(member)
+        self.wait_for(member)
         since = self._damaged_since.setdefault(member.file.version, self._clock())
         quiet = self._wall() - member.file.changed_ns >= self._grace_us * 1_000
         if self.hurry or quiet or (self._clock() - since) * 1_000_000 >= self._grace_us:
@@ -309,6 +311,17 @@ class Survey:
         await self._judge_longer(members, labels, longer, anchor)
         return [label or "new" for label in labels]
 
+    def candidates(self, member: Member, head: Head, taken: AbstractSet[int] = frozenset()) -> list[Record]:
+        """Return the closed segments that the file may be, the likeliest first, without those in `taken`."""
+        same_file = self._by_key.get(member.file.key, [])
+        found = {record.index: record for record in same_file if not record.segment.head_len}
+        for length, table in self._by_head.items():
+            if len(head.data) >= length:
+                found |= {record.index: record for record in table.get(digest(head.data[:length]), ())}
+        usable = [record for at, record in found.items() if at not in taken]
+        usable.sort(key=lambda record: unlikeness(record, member))
+        return usable
+
     async def _find_newest(
         self,
         members: Sequence[Member],
@@ -320,7 +333,7 @@ class Survey:
         newest = last_of(self._records)
         if newest is None:
             return None
-        for at in sorted(range(len(members)), key=lambda at: _unlikeness(newest, members[at])):
+        for at in sorted(range(len(members)), key=lambda at: unlikeness(newest, members[at])):
             member = members[at]
             claimed = self._claimed.get(member.file.key)
             if labels[at] == "closed" and claimed is not None and claimed[1] == newest.index:
@@ -351,7 +364,7 @@ class Survey:
     ) -> Label:
         head = self._heads[member.file.key][1]
         # After the place of the stream everything is new: a new segment may begin like an old one, or have its inode.
-        records = self._candidates(member, head, taken) if before else []
+        records = self.candidates(member, head, taken) if before else []
         own = None
         maybe_current = current is not None and (before or named is None)
         if current is not None and maybe_current and current.segment.head_len and fits_head(current, member, head):
@@ -360,7 +373,7 @@ class Survey:
         if not records:
             if head.certain:
                 return "new"
-            self._wait(member)
+            self.wait_for(member)
             return "waiting"
         probe = await self.probe(member, records)
         if probe is None:
@@ -381,17 +394,6 @@ class Survey:
             elif verdict == "long":
                 longer.setdefault(at, (record, probe.length))
         return "new"
-
-    def _candidates(self, member: Member, head: Head, taken: set[int]) -> list[Record]:
-        """Return the closed segments that the file may be, the likeliest first."""
-        same_file = self._by_key.get(member.file.key, [])
-        found = {record.index: record for record in same_file if not record.segment.head_len}
-        for length, table in self._by_head.items():
-            if len(head.data) >= length:
-                found |= {record.index: record for record in table.get(digest(head.data[:length]), ())}
-        usable = [record for at, record in found.items() if at not in taken]
-        usable.sort(key=lambda record: _unlikeness(record, member))
-        return usable
 
     def _claim(self, member: Member, record: Record, taken: set[int]) -> Label:
         """Take the file for that segment."""
@@ -433,93 +435,3 @@ class Survey:
             if labels[at] == "new" and (at <= anchor if anchor is not None else record.left_out):
                 found = await self.describe(members[at], record.start)
                 raise findings.late_bytes(members[at], record, length, found)
-
-    # -- the recorded position -----------------------------------------------------------------------------------------
-
-    async def locate(self, record: Record, members: Sequence[Member]) -> Member | None:
-        """Return the file of the position, verified by its content; None while one that may be it is not whole.
-
-        Raises StreamHalt (gap), StreamRefusal (truncated, rewritten, copytruncate, corrupt), Moved.
-        """
-        await self.learn_heads(members)
-        if record.segment.head_len == 0:
-            return self._locate_empty(record, members)
-        refusal: findings.StreamRefusal | None = None
-        impostor: Member | None = None
-        waiting = False
-        for member in sorted(members, key=lambda member: _unlikeness(record, member)):
-            head = self._heads[member.file.key][1]
-            same = member.file.key == record.key
-            if not fits_head(record, member, head):
-                if not head.certain:
-                    waiting = True
-                    self._wait(member)
-                if same and head.certain:
-                    impostor = member
-                    refusal = _not_its_head(member, record, head)
-                continue
-            others = [] if same else self._candidates(member, head, set())
-            probe = await self.probe(member, [record, *others])
-            if probe is None:
-                waiting = True
-                continue
-            if any(other.tail_len and judge(other, probe) == "ours" for other in others):
-                continue
-            verdict = judge(record, probe)
-            if verdict == "ours":
-                if impostor is not None and not impostor.name.encoding and not member.name.encoding:
-                    raise findings.copied_and_truncated(member, impostor, record)
-                return member
-            if same:
-                impostor = member
-                refusal = (
-                    findings.truncated(member.file.name, record, probe.length)
-                    if verdict == "short"
-                    else findings.rewritten(member.file.name, record, probe.tails[record.length], probe.length)
-                )
-        if waiting:
-            return None
-        outside = await self._locate_outside(record)
-        if outside is not None:
-            return outside
-        raise refusal if refusal is not None else findings.position_gone(record, members)
-
-    def _locate_empty(self, record: Record, members: Sequence[Member]) -> Member:
-        for member in members:
-            if member.file.key == record.key:
-                return member
-        for member in members:
-            if member.file.name == record.segment.name and member.file.size == 0:
-                return member
-        raise findings.position_gone(record, members)
-
-    async def _locate_outside(self, record: Record) -> Member | None:
-        """Look for the position's file beside the chain: a stream that is switched by a symlink leaves it there."""
-        live = self.directory / (self.naming.live or ".")
-        places = dict.fromkeys((self.directory, live.resolve().parent if self.naming.live else self.directory))
-        for place in places:
-            found = await files.run(files.find_by_key, place, record.key)
-            if found is None:
-                continue
-            name = found.name if place == self.directory else str(place / found.name)
-            member = Member(
-                name=MemberName(stem=name, encoding="", order=(2, 0, name)),
-                file=files.renamed(found, name),
-            )
-            head = await files.run(files.read_head, self.directory / name, member)
-            if fits_head(record, member, head):
-                probe = await self.probe(member, [record])
-                if probe is not None and judge(record, probe) == "ours":
-                    return member
-        return None
-
-
-def _unlikeness(record: Record, member: Member) -> tuple[bool, bool]:
-    """Return how little the hints say that the file is the segment, for sorting the likeliest first."""
-    return (member.file.key != record.key, member.file.name != record.segment.name)
-
-
-def _not_its_head(member: Member, record: Record, head: Head) -> findings.StreamRefusal:
-    if not member.name.encoding and member.file.size < record.length:
-        return findings.truncated(member.file.name, record, member.file.size)
-    return findings.replaced(member, record, head)

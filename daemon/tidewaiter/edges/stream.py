@@ -1,8 +1,8 @@
 """The stream as one sequence of bytes: segment after segment, across rotation, renaming and restarts.
 
-Owns: the place in the stream, when to look at the directory, and when a segment ends. Leaves to `edges.survey` which
-file is which, to `edges.segment_files` reading, to the consumer framing, and making each `SegmentEnd` durable before it
-reads on.
+Owns: the place in the stream, when to look at the directory, and that a segment ends. Leaves to `edges.survey` which
+file is which, to `edges.segment_grace` how long to wait for more, to `edges.segment_files` reading, to the consumer
+framing, and making each `SegmentEnd` durable before it reads on.
 
 Invariants:
 - Bytes are delivered once and in order; a `SegmentEnd` comes after all bytes of its segment.
@@ -29,9 +29,7 @@ from tidewaiter.core.chain_of_segments import (
     arrange,
     digest,
     ends_at,
-    grace_over,
     judge,
-    long_quiet,
     missing_between,
     naming_of,
     record_of,
@@ -44,6 +42,7 @@ from tidewaiter.edges import segment_files as files
 from tidewaiter.edges.committed_ranges import CommittedRanges
 from tidewaiter.edges.directory_watch import DirectoryWatch
 from tidewaiter.edges.recorded_position import locate
+from tidewaiter.edges.segment_grace import SegmentGrace
 from tidewaiter.edges.stream_values import Data, Idle, Notice, SegmentEnd, StreamSettings
 from tidewaiter.edges.survey import Survey
 
@@ -91,11 +90,7 @@ class Stream:
         self._noted_copies: set[FileKey] = set()
         self._looked_at: float | None = None
         self._look_interval = _LOOK_SECONDS
-        self._size = 0
-        self._grew_at = 0.0
-        self._end_seen = -1
-        self._successor_since: float | None = None
-        self._hole_since: float | None = None
+        self._grace = SegmentGrace(settings.rotate_grace_us, clock, wall)
         self._notices: list[Notice] = []
 
     # -- the interface -------------------------------------------------------------------------------------------------
@@ -164,7 +159,7 @@ class Stream:
                 return Data(data)
             if data is None:
                 return self._idle(busy=True)
-            self._note_growth(segment)
+            self._grace.note_growth(segment)
             if not (look or segment.stale or self._may_be_the_end(segment) or self._look_is_due()):
                 return self._idle()
             end = await self._at_end(segment, final=final)
@@ -342,10 +337,7 @@ class Stream:
         self._later_bytes = sum(member.file.size for member in layout.later)
         self._looked_at = now
         self._watch.listed(wall)
-        if not layout.later:
-            self._successor_since = None
-        elif self._successor_since is None:
-            self._successor_since = now
+        self._grace.listed(now, successor=bool(layout.later))
         for copy in survey.copies:
             if copy.file.key not in self._noted_copies:
                 self._noted_copies.add(copy.file.key)
@@ -371,19 +363,11 @@ class Stream:
 
     # -- moving on -----------------------------------------------------------------------------------------------------
 
-    def _note_growth(self, segment: files.Segment) -> None:
-        size = segment.stat().st_size
-        if size != self._size:
-            self._size = size
-            self._grew_at = self._clock()
-
     def _may_be_the_end(self, segment: files.Segment) -> bool:
         """Return whether this end is new and a successor is known: a catch-up does not wait for the next look."""
-        place = segment.cursor.offset
-        if self._layout is None or not self._layout.later or self._end_seen == place:
+        if self._layout is None or not self._layout.later:
             return False
-        self._end_seen = place
-        return True
+        return self._grace.is_new_end(segment.cursor.offset)
 
     async def _at_end(self, segment: files.Segment, *, final: bool) -> SegmentEnd | Idle | None:
         """Decide what the end of the present bytes means; None if there is something to read after all."""
@@ -397,24 +381,13 @@ class Stream:
             return self._idle()
         if isinstance(segment, files.PlainSegment) and segment.remaining():
             return None
-        if not (final or self._grace_is_over(segment, later)):
+        if not (final or self._grace.is_over(segment, later)):
             return self._idle()
         closed = segment.cursor.closed
         self._survey.add_closed(closed, segment.member)
         self._next_start = closed.start + closed.length
         self._ended = True
         return SegmentEnd(length=closed.length, closed=closed)
-
-    def _grace_is_over(self, segment: files.Segment, later: Sequence[Member]) -> bool:
-        grace = self._settings.rotate_grace_us
-        since = self._successor_since
-        if since is not None and grace_over(self._clock(), self._grew_at, since, grace):
-            return True
-        found = segment.stat()
-        now = msgspec.structs.replace(
-            segment.member.file, size=found.st_size, mtime_ns=found.st_mtime_ns, ctime_ns=found.st_ctime_ns
-        )
-        return long_quiet(self._wall(), now, later, grace)
 
     async def _reopen(self, segment: files.Segment) -> Idle | None:
         """Go on in the file that has this segment's content now, at the same place."""
@@ -453,7 +426,8 @@ class Stream:
         self._segment = self._opening = None
         self._ended = False
         self._moving = True
-        self._successor_since = self._hole_since = self._replacement = None
+        self._grace.left()
+        self._replacement = None
         self._unresolved = self._deleted = False
         if self._layout is not None:
             self._layout = msgspec.structs.replace(self._layout, current=None)
@@ -493,8 +467,7 @@ class Stream:
         self._layout = Layout(strangers=(), current=later[0], later=tuple(later[1:]))
         self._later_bytes = sum(member.file.size for member in later[1:])
         self._seen.pop(later[0].file.key, None)
-        self._successor_since = self._clock() if len(later) > 1 else None
-        self._hole_since = None
+        self._grace.entered(successor=len(later) > 1)
 
     def _across_a_gap(self, following: Member, *, final: bool) -> str:
         """Return the name of a segment that should come first and is not there; raise once that is certain.
@@ -507,7 +480,7 @@ class Stream:
             newest[1] if newest is not None else None, following, self._live
         )
         if not missing:
-            self._hole_since = None
+            self._grace.no_hole()
             return ""
         known = self._survey.heads().get(following.file.key)
         if known is None:  # the last look was not finished: somebody renames
@@ -517,12 +490,7 @@ class Stream:
         halt = findings.segments_missing(missing, closed, following.file.name, self._next_start, behind)
         if findings.same_hole(self._accepted_gap, halt, head):
             return ""
-        if self._hole_since is None:
-            self._hole_since = self._clock()
-            certain = False
-        else:
-            certain = final or grace_over(self._clock(), 0.0, self._hole_since, self._settings.rotate_grace_us)
-        if certain:
+        if self._grace.hole_is_certain(final=final):
             raise halt
         return missing[0]
 
@@ -546,9 +514,7 @@ class Stream:
             raw = await files.run(files.open_raw, path, member.file.key)
             self._segment = files.CompressedSegment(member, raw, cursor)
         self._opening = self._segment.cursor.copy()
-        self._end_seen = -1
-        self._size = self._segment.stat().st_size
-        self._grew_at = self._clock()
+        self._grace.opened(self._segment)
 
     # -- the rest ------------------------------------------------------------------------------------------------------
 

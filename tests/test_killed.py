@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import random
 import shutil
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +14,10 @@ import pytest
 
 from rigs import daemon, strace
 from rigs.daemon import make_settings, make_stream, none_of
-from rigs.kill import KillPoint, Launcher, driver, every_point, random_kills
+from rigs.kill import KillPoint, Launcher, driver, every_point
+from rigs.load import joined, killed_under_load
 from rigs.tmpfs import quick_directory
-from support import COMMAND, cli_environment, run_cli, started_cli
+from support import run_cli
 from tidewaiter.core.errors import EXIT_CLEAN, TidewaiterError
 from tidewaiter.edges.durable import Disk
 
@@ -132,35 +132,14 @@ def test_kill_at_random_moments_under_load_with_rotation(tmp_path: Path, kills: 
     """The command line program is killed again and again while a writer appends and rotates, also while it is down."""
     rng = random.Random(kills)
     live, state = tmp_path / "in" / "events.jsonl", tmp_path / "state"
-    live.parent.mkdir()
-    live.touch()
     config = daemon.write_config(
         tmp_path / "config", live, state, state='segment_bytes = "200KiB"\nsnapshot_events = 1000',
         batch='max_bytes = "64KiB"',
     )  # fmt: skip
-    writing = [
-        "generate", "--out", str(live), "--rate", str(rate), "--seconds", "100000", "--users", "50", "--bad", "0.01",
-        "--duplicates", "0.01", "--disorder", "0.01", "--rotate-events", str(rate * 2), "--partial", "halves",
-    ]  # fmt: skip
-    command = [*COMMAND, "run", "--config", str(config)]
-    began = time.monotonic()
-    assert run_cli("run", "--config", config, "--once").returncode == EXIT_CLEAN
-    startup = 1000 * (time.monotonic() - began)  # of this machine, as busy as it is
-    with started_cli(*writing) as writer:
-        outcomes = random_kills(command, kills, rng, startup * 0.6, startup + 800, env=cli_environment())
-        assert writer.poll() is None
-    assert all(outcome.killed for outcome in outcomes), [outcome for outcome in outcomes if not outcome.killed]
-    if not live.read_bytes().endswith(b"\n"):  # the writer was killed as well, perhaps inside a line
-        with live.open("ab") as file:
-            file.write(b"\n")
-    assert daemon.actions(state)["batch.committed"] > kills, "the kills left no time to commit anything"
-    ended = run_cli("run", "--config", config, "--once", deadline=120)
-    assert ended.returncode == EXIT_CLEAN, ended.stderr
-    segments = sorted(live.parent.glob("events.jsonl.*"), key=lambda path: -int(path.suffix[1:]))
-    assert len(segments) > 2
-    everything = tmp_path / "everything" / "events.jsonl"
-    everything.parent.mkdir()
-    everything.write_bytes(b"".join(path.read_bytes() for path in [*segments, live]))
+    spoilt = ("--users", "50", "--bad", "0.01", "--duplicates", "0.01", "--disorder", "0.01")
+    files = killed_under_load(config, live, state, rng, kills=kills, rate=rate, generate=spoilt)
+    assert len(files) > 3
+    everything = joined(files, tmp_path / "everything" / "events.jsonl")
     daemon.succeed(make_settings(everything, tmp_path / "whole"))
     daemon.assert_same(state, tmp_path / "whole")
     assert len(list(state.glob("flags-*.jsonl"))) > 1

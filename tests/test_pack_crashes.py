@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import random
 import shutil
-import time
 from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
@@ -35,10 +34,11 @@ from naive_rules import evaluate_stream
 from rigs import daemon
 from rigs.compare import projection_bytes
 from rigs.daemon import Following, none_of
-from rigs.kill import KillPoint, Launcher, every_point, random_kills
+from rigs.kill import KillPoint, Launcher, every_point
+from rigs.load import joined, killed_under_load
 from rigs.power_loss import RecordingDisk
 from rigs.tmpfs import quick_directory
-from support import COMMAND, cli_environment, run_cli, started_cli
+from support import run_cli
 from tidewaiter.core.engine import Engine
 from tidewaiter.core.errors import EXIT_CLEAN
 from tidewaiter.core.framing import Block
@@ -369,40 +369,13 @@ def test_killed_at_random_moments_under_load_with_rotation(tmp_path: Path, kills
     """The command line program runs the pack and is killed again and again while transfers come in and are rotated."""
     rng = random.Random(kills)
     live, state = tmp_path / "in" / "events.jsonl", tmp_path / "state"
-    live.parent.mkdir()
-    live.touch()
     config = PACK.config(
         tmp_path / "config", live, state, state='segment_bytes = "100KiB"\nsnapshot_events = 200',
         batch='max_bytes = "64KiB"',
     )  # fmt: skip
-    writing = [
-        "generate", "--out", str(live), "--profile", "transfers-demo", "--users", "60", "--rate", str(rate),
-        "--seconds", "100000", "--rotate-events", str(rate * 2), "--partial", "halves",
-    ]  # fmt: skip
-    command = [*COMMAND, "run", "--config", str(config)]
-    began = time.monotonic()
-    assert run_cli("run", "--config", config, "--once").returncode == EXIT_CLEAN
-    startup = 1000 * (time.monotonic() - began)  # of this machine, as busy as it is
-    with started_cli(*writing) as writer:
-        outcomes = random_kills(command, kills, rng, startup * 0.8, startup + 1000, env=cli_environment())
-        longest = startup + 2000
-        while daemon.actions(state)["batch.committed"] <= kills and longest < 60_000:  # the machine is busier now
-            outcomes += random_kills(command, 1, rng, startup, longest, env=cli_environment())
-            longest *= 1.5
-        assert writer.poll() is None
-    assert all(outcome.killed for outcome in outcomes), [outcome for outcome in outcomes if not outcome.killed]
-    if not live.read_bytes().endswith(b"\n"):  # the writer was killed as well, perhaps inside a line
-        with live.open("ab") as file:
-            file.write(b"\n")
-    assert daemon.actions(state)["batch.committed"] > kills, "the kills left no time to commit anything"
-    ended = run_cli("run", "--config", config, "--once", deadline=120)
-    assert ended.returncode == EXIT_CLEAN, ended.stderr
-    segments = sorted(live.parent.glob("events.jsonl.*"), key=lambda path: -int(path.suffix[1:]))
-    assert segments
-    everything = tmp_path / "everything" / "events.jsonl"
-    everything.parent.mkdir()
-    everything.write_bytes(b"".join(path.read_bytes() for path in [*segments, live]))
-    PACK.succeed(everything, tmp_path / "whole")
+    transfers = ("--profile", "transfers-demo", "--users", "60")
+    files = killed_under_load(config, live, state, rng, kills=kills, rate=rate, generate=transfers)
+    PACK.succeed(joined(files, tmp_path / "everything" / "events.jsonl"), tmp_path / "whole")
     assert_same(state, tmp_path / "whole")
     assert totals(state)["flags"] > 50
     assert totals(state)["suppressed"] > 50

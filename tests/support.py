@@ -17,6 +17,8 @@ from typing import IO, TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+    import pytest
+
 REPOSITORY: Final = Path(__file__).resolve().parent.parent
 COMMAND: Final = (sys.executable, "-m", "tidewaiter")
 
@@ -39,6 +41,24 @@ def cli_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
         "COLUMNS": "200",
     }
     return environment | dict(extra or {})
+
+
+def enter_configured(place: Path, monkeypatch: pytest.MonkeyPatch, files: Mapping[str, str], more: str = "") -> None:
+    """Make `place` the current directory, with a configuration for ./events.jsonl under the shipped contract.
+
+    The configuration is in config/, with `files` beside it, of which r.toml has the rules; `more` are further sections.
+    """
+    monkeypatch.delenv("TIDEWAITER_CONFIG", raising=False)
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.chdir(place)
+    (place / "config").mkdir()
+    (place / "config" / "tidewaiter.toml").write_text(
+        '[stream]\npath = "../events.jsonl"\n'
+        f'[contract]\nfile = "{REPOSITORY / "config" / "contracts" / "money_flow.toml"}"\n[rules]\nfile = "r.toml"\n'
+        f"{more}"
+    )
+    for name, text in files.items():
+        (place / "config" / name).write_text(text)
 
 
 def run_cli(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pure_core import line, lines
-from support import REPOSITORY, run_cli
+from support import REPOSITORY, enter_configured, run_cli
 from tidewaiter.edges.lock import StateLock
 from tidewaiter.shell import flag_search, history
 from tidewaiter.shell.commands import app
@@ -72,17 +72,9 @@ threshold = "p.least"
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A current directory with a configuration whose parts are sealed early."""
-    monkeypatch.delenv("TIDEWAITER_CONFIG", raising=False)
-    monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "config").mkdir()
-    (tmp_path / "config" / "tidewaiter.toml").write_text(
-        '[stream]\npath = "../events.jsonl"\n'
-        f'[contract]\nfile = "{REPOSITORY / "config" / "contracts" / "money_flow.toml"}"\n[rules]\nfile = "r.toml"\n'
-        '[state]\ndir = "../state"\nsegment_bytes = "4KiB"\n[batch]\nmax_bytes = "2KiB"\n'
-    )
-    (tmp_path / "config" / "r.toml").write_text(RULES.format(version=1, n=3))
-    (tmp_path / "config" / "watched.txt").write_text("rich\n")
+    files = {"r.toml": RULES.format(version=1, n=3), "watched.txt": "rich\n"}
+    more = '[state]\ndir = "../state"\nsegment_bytes = "4KiB"\n[batch]\nmax_bytes = "2KiB"\n'
+    enter_configured(tmp_path, monkeypatch, files, more)
     return tmp_path
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pure_core import CONTRACT, HALT, RULES, evaluate_lines, line, lines, new_engine
-from support import REPOSITORY
+from support import REPOSITORY, enter_configured
 from tidewaiter.core.contract import compile_contract
 from tidewaiter.core.scenarios import load_ruleset, schema, syntax, tables
 from tidewaiter.core.scenarios.coverage import Coverage
@@ -115,17 +115,7 @@ events = [ {{ at = "0s" }} ]
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A current directory with a configuration, a ruleset of its own, its list and its transcripts."""
-    monkeypatch.delenv("TIDEWAITER_CONFIG", raising=False)
-    monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "config").mkdir()
-    (tmp_path / "config" / "tidewaiter.toml").write_text(
-        '[stream]\npath = "../events.jsonl"\n'
-        f'[contract]\nfile = "{REPOSITORY / "config" / "contracts" / "money_flow.toml"}"\n[rules]\nfile = "r.toml"\n'
-    )
-    (tmp_path / "config" / "r.toml").write_text(RULESET)
-    (tmp_path / "config" / "watched.txt").write_text("u1\n")
-    (tmp_path / "config" / "big.toml").write_text(TRANSCRIPTS)
+    enter_configured(tmp_path, monkeypatch, {"r.toml": RULESET, "watched.txt": "u1\n", "big.toml": TRANSCRIPTS})
     return tmp_path
 
 

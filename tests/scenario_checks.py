@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tidewaiter.core.contract import compile_contract
+from scenario_rig import account_contract
 from tidewaiter.core.errors import ConfigError
 from tidewaiter.core.scenarios.checking import check_ruleset
 from tidewaiter.core.scenarios.syntax import read_ruleset
@@ -21,17 +21,10 @@ if TYPE_CHECKING:
     from tidewaiter.core.scenarios.model import Checked, CheckedScenario, Variant
 
 MARK = "¦"
-TRANSFERS = compile_contract(
-    b"""
-contract = "transfers"
-version = 1
-id = "event_id"
-time = "at"
-subject = "account"
-[field]
-event_id = { type = "string", min_length = 1, max_length = 64 }
-at = { type = "timestamp" }
-account = { type = "string", min_length = 1, max_length = 64 }
+TRANSFERS = account_contract(
+    "transfers",
+    1,
+    """\
 party = { type = "string", max_length = 64, required = false }
 memo = { type = "string", required = false }
 kind = { type = "enum", values = ["deposit", "withdrawal", "transfer"] }
@@ -46,7 +39,6 @@ level = { type = "integer" }
 checked = { type = "boolean", required = false }
 foreign = { type = "boolean" }
 """,
-    "transfers.toml",
 )
 HEAD = "ruleset = 'x'\nversion = 1\ncontract = 'transfers/1'\n"
 COMMON = "typology = 't'\nversion = 1\nseverity = 'low'\n"

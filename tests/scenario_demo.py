@@ -5,20 +5,13 @@ from __future__ import annotations
 import datetime as dt
 from typing import Any
 
-from tidewaiter.core.contract import compile_contract
+from scenario_rig import account_contract
 from tidewaiter.core.scenarios import Ruleset, load_ruleset
 
-CONTRACT = compile_contract(
-    b"""
-contract = "demo"
-version = 2
-id = "event_id"
-time = "at"
-subject = "account"
-[field]
-event_id = { type = "string", min_length = 1, max_length = 64 }
-at = { type = "timestamp" }
-account = { type = "string", min_length = 1, max_length = 64 }
+CONTRACT = account_contract(
+    "demo",
+    2,
+    """\
 other = { type = "string", max_length = 64 }
 kind = { type = "enum", values = ["pay", "receive", "fee"] }
 side = { type = "enum", values = ["in", "out"] }
@@ -31,7 +24,6 @@ cash = { type = "boolean" }
 note = { type = "string", required = false }
 tag = { type = "string", required = false, default = "none" }
 """,
-    "demo.toml",
 )
 START = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 HEAD = 'ruleset = "demo"\nversion = 1\ncontract = "demo/2"\n'

@@ -13,38 +13,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tidewaiter.core.contract import compile_contract
-from tidewaiter.core.scenarios import (
-    FrozenState,
-    Ruleset,
-    RuleState,
-    generating_metrics,
-    load_ruleset,
-    state_cells,
-    state_windows,
-)
+from scenario_rig import account_contract, lower_limits
+from tidewaiter.core.scenarios import FrozenState, Ruleset, RuleState, load_ruleset, state_cells
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-CONTRACT: Final = compile_contract(
-    b"""
-contract = "cells"
-version = 1
-id = "event_id"
-time = "at"
-subject = "account"
-[field]
-event_id = { type = "string", min_length = 1, max_length = 64 }
-at = { type = "timestamp" }
-account = { type = "string", min_length = 1, max_length = 64 }
+CONTRACT: Final = account_contract(
+    "cells",
+    1,
+    """\
 branch = { type = "enum", values = ["n", "s"] }
 party = { type = "string", max_length = 64, required = false }
 amount = { type = "money", scale = 2 }
 points = { type = "integer", required = false }
 cash = { type = "boolean" }
 """,
-    "cells.toml",
 )
 START: Final = dt.datetime(2026, 3, 9, 23, 59, 30, tzinfo=dt.UTC)
 MICROSECOND: Final = dt.timedelta(microseconds=1)
@@ -211,12 +195,7 @@ def columns(ruleset: Ruleset, rows: Sequence[Row]) -> tuple[Any, ...]:
 def limits(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """All of it once more with limits so low that small tests turn generations, fill deques and split chunks."""
     if request.param == "tiny limits":
-        monkeypatch.setattr(state_cells, "SMALL", 1)
-        monkeypatch.setattr(state_cells, "PURGE_WINDOWS", 1)
-        monkeypatch.setattr(state_cells, "CHUNK_KEYS", 1)
-        for module in (state_windows, generating_metrics):
-            monkeypatch.setattr(module, "LIST_LIMIT", 3)
-            monkeypatch.setattr(module, "SPARE", 7)
+        lower_limits(monkeypatch, chunk_keys=1)
 
 
 def restored(state: RuleState, ruleset: Ruleset, last: Row) -> RuleState:

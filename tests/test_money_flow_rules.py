@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from scenario_rig import lower_limits
 from support import REPOSITORY
 from tidewaiter.core.contract import Contract, compile_contract
 from tidewaiter.core.errors import IntegrityRefusal
@@ -18,10 +19,7 @@ from tidewaiter.core.scenarios import (
     FrozenState,
     Ruleset,
     RuleState,
-    generating_metrics,
     load_ruleset,
-    state_cells,
-    state_windows,
 )
 
 if TYPE_CHECKING:
@@ -160,11 +158,7 @@ def results(rules: Ruleset, hits: Sequence[tuple[Any, ...]]) -> list[tuple[int, 
 def rules(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ruleset:
     """The rules; once more with limits so low that small tests turn generations and fill deques."""
     if request.param == "tiny limits":
-        monkeypatch.setattr(state_cells, "SMALL", 1)
-        monkeypatch.setattr(state_cells, "PURGE_WINDOWS", 1)
-        monkeypatch.setattr(state_windows, "LIST_LIMIT", 3)
-        monkeypatch.setattr(generating_metrics, "LIST_LIMIT", 3)
-        monkeypatch.setattr(state_cells, "CHUNK_KEYS", 2)
+        lower_limits(monkeypatch, chunk_keys=2)
     return load_rules()
 
 

@@ -47,20 +47,33 @@ class Given:
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """One line of output, with everything in it that evaluation decides."""
+class Said:
+    """What a scenario or typology says of an event."""
 
-    projection: str
-    rule: str
     subject: str
-    event_id: str
-    offset: int
     metric_value: Shown
     threshold: Shown
     segment: str | None
     reason: str | None
     metrics: Mapping[str, Shown]
     score: Sequence[Mapping[str, Shown]] | None
+
+
+@dataclass(frozen=True)
+class Hit(Said):
+    """What a scenario or typology would say if nothing suppresses it."""
+
+    rule: Scenario | Typology
+
+
+@dataclass(frozen=True)
+class Outcome(Said):
+    """One line of output, with everything in it that evaluation decides."""
+
+    projection: str
+    rule: str
+    event_id: str
+    offset: int
     suppressed_until: str | None
 
 
@@ -81,20 +94,6 @@ class Look:
     time: Microseconds
     held: bool
     emitted: bool
-
-
-@dataclass(frozen=True)
-class Hit:
-    """What a scenario or typology would say if nothing suppresses it."""
-
-    rule: Scenario | Typology
-    subject: str
-    metric_value: Shown
-    threshold: Shown
-    segment: str | None
-    reason: str | None
-    metrics: Mapping[str, Shown]
-    score: Sequence[Mapping[str, Shown]] | None
 
 
 def evaluate_stream(ruleset_text: str, files: Mapping[str, str], contract_text: str, given: Iterable[Given]) -> Result:

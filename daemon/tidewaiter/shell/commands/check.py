@@ -25,6 +25,7 @@ from tidewaiter.shell.commands.options import (
     StreamArgument,
     StreamNameOption,
     load,
+    overrides_of,
     plain,
     show,
 )
@@ -69,18 +70,8 @@ def check(
     It takes the options of `run` that lie over the configuration, so that such a run can be checked before it starts,
     and fails where that start would fail for this user, also for its stream or state directory.
     """
-    from tidewaiter.shell.settings import Overrides
-
-    overrides = Overrides(
-        stream=stream,
-        stream_name=stream_name,
-        state_dir=state_dir,
-        contract=contract,
-        rules=rules,
-        policy_invalid=policy_invalid,
-        policy_duplicate=policy_duplicate,
-        policy_order=policy_order,
-    )
+    policy = (policy_invalid, policy_duplicate, policy_order)
+    overrides = overrides_of(stream_name, contract, rules, policy, stream=stream, state_dir=state_dir)
     settings = load(config, overrides, or_else=WITHOUT_FILE)
     from tidewaiter.shell.governing import from_settings
     from tidewaiter.shell.settings_file import check_stream_readable

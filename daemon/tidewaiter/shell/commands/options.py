@@ -123,6 +123,35 @@ def show(*parts: RenderableType) -> None:
     typer.echo("\n".join(line.rstrip() for line in captured.get().splitlines()))
 
 
+def overrides_of(
+    stream_name: str | None,
+    contract: Path | None,
+    rules: Path | None,
+    policy: tuple[str | None, str | None, str | None],
+    log_level: str | None = None,
+    *,
+    stream: Path | None = None,
+    state_dir: Path | None = None,
+    no_producer: bool = False,
+) -> Overrides:
+    """Return what the options of a command that evaluates say; `policy` is for invalid, duplicate and order."""
+    from tidewaiter.shell.settings import Overrides
+
+    invalid, duplicate, order = policy
+    return Overrides(
+        stream=stream,
+        stream_name=stream_name,
+        state_dir=state_dir,
+        contract=contract,
+        rules=rules,
+        policy_invalid=invalid,
+        policy_duplicate=duplicate,
+        policy_order=order,
+        log_level=log_level,
+        no_producer=no_producer,
+    )
+
+
 def load(config: Path | None, overrides: Overrides, *, need_files: bool = True, or_else: str = "") -> Settings:
     """Read the settings for a command. `need_files` False: contract and rules are not asked for. Raises ConfigError.
 

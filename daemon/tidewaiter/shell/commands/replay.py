@@ -20,6 +20,7 @@ from tidewaiter.shell.commands.options import (
     OrderOption,
     RulesOption,
     StreamNameOption,
+    overrides_of,
 )
 
 if TYPE_CHECKING:
@@ -73,18 +74,10 @@ def replay(
     from tidewaiter.shell.commands.run import choose_progress
     from tidewaiter.shell.governing import from_settings
     from tidewaiter.shell.replay_output import begin, replay_settings
-    from tidewaiter.shell.settings import Overrides, RunOptions
+    from tidewaiter.shell.settings import RunOptions
 
-    overrides = Overrides(
-        stream_name=stream_name,
-        state_dir=out,
-        contract=contract,
-        rules=rules,
-        policy_invalid=policy_invalid,
-        policy_duplicate=policy_duplicate,
-        policy_order=policy_order,
-        log_level=log_level,
-    )
+    policy = (policy_invalid, policy_duplicate, policy_order)
+    overrides = overrides_of(stream_name, contract, rules, policy, log_level, state_dir=out)
     settings = replay_settings(streams, config, overrides)
     begin(Disk(), settings, streams, from_settings(settings))
 

@@ -28,6 +28,7 @@ from tidewaiter.shell.commands.options import (
     StreamNameOption,
     check_words,
     load,
+    overrides_of,
 )
 
 if TYPE_CHECKING:
@@ -72,21 +73,13 @@ def run(
     SIGTERM or Ctrl-C stops after the batch in hand; SIGHUP re-reads configuration and rules.
     """
     from tidewaiter.core.errors import ConfigError
-    from tidewaiter.shell.settings import Overrides, RunOptions
+    from tidewaiter.shell.settings import RunOptions
     from tidewaiter.shell.settings_file import check_stream_readable
     from tidewaiter.shell.state_owner import check_state_usable
 
-    overrides = Overrides(
-        stream=stream,
-        stream_name=stream_name,
-        state_dir=state_dir,
-        contract=contract,
-        rules=rules,
-        policy_invalid=policy_invalid,
-        policy_duplicate=policy_duplicate,
-        policy_order=policy_order,
-        log_level=log_level,
-        no_producer=once,
+    policy = (policy_invalid, policy_duplicate, policy_order)
+    overrides = overrides_of(
+        stream_name, contract, rules, policy, log_level, stream=stream, state_dir=state_dir, no_producer=once
     )
     settings = load(config, overrides, or_else=WITHOUT_FILE)
     check_stream_readable(settings, once=once)

@@ -80,6 +80,7 @@ def resume(disk: Disk, state: Path, segment_bytes: int) -> Journal:
         run_id="run",
         now=lambda: "2026-01-01T00:00:00Z",
         segment_bytes=segment_bytes,
+        origin="example.org/log",
     )
 
 

@@ -182,4 +182,6 @@ def test_a_snapshot_that_fails_leaves_nothing_behind(tmp_path: Path, call: Primi
     with pytest.raises(DurabilityError):
         write_snapshot(FaultyDisk([Fault(call, errno=errno.ENOSPC)]), tmp_path, frozen)
     assert list((tmp_path / "snapshots").iterdir()) == []
-    assert write_snapshot(FaultyDisk(), tmp_path, frozen).exists()
+    written = write_snapshot(FaultyDisk(), tmp_path, frozen)
+    data = (tmp_path / written.file).read_bytes()
+    assert (written.length, written.sha256) == (len(data), hashlib.sha256(data).hexdigest())

@@ -109,7 +109,11 @@ def last_segment(state: Path) -> Path:
 
 
 def last_batch(state: Path) -> tuple[int, int]:
-    """Return where the last batch begins and ends in the audit segment; everything behind it is cut off."""
+    """Return where the last batch begins and ends in the audit segment; everything behind it is cut off.
+
+    The tree goes with it: a checkpoint that covers a batch is written when the batch is durable, and not cut any more.
+    """
+    shutil.rmtree(state / "tlog")
     path = last_segment(state)
     lines = path.read_bytes().splitlines(keepends=True)
     actions = [json.loads(line)["action"] for line in lines]

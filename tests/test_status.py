@@ -64,7 +64,14 @@ class Made:
         digest = store(self.disk, self.state, msgspec.json.encode(self.policy, order="sorted"))
         self.decisions = Decisions(digest, "c" * 64, "d" * 64, "e" * 64)
         self.journal = Journal(
-            self.disk, self.state, Ledger(), None, run_id="run", now=self.time, segment_bytes=1 << 30
+            self.disk,
+            self.state,
+            Ledger(),
+            None,
+            run_id="run",
+            now=self.time,
+            segment_bytes=1 << 30,
+            origin="example.org/log",
         )
         self.cursor = self.cursor_of(self.stream, 0)
         self.journal.record(audit.RUN_STARTED, {})

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from rigs.compare import assert_same_projection, projection_bytes
+from rigs.tree import assert_whole
 from support import REPOSITORY, wait_until_async
 from tidewaiter.core import audit
 from tidewaiter.core.errors import EXIT_CLEAN, TidewaiterError
@@ -216,7 +217,10 @@ def committed(state: Path) -> int:
 
 
 def assert_consistent(state: Path) -> None:
-    """Assert that the chain of the audit log is whole, and that it holds each line of the projections exactly once."""
+    """Assert that the chain of the audit log is whole, and that it holds each line of the projections exactly once.
+
+    The tree is over all of it: a run has ended here in order.
+    """
     head, lines = audit.GENESIS, audit_lines(state)
     records: dict[str, list[bytes]] = {action: [] for action in audit.PROJECTIONS.values()}
     for index, line in enumerate(lines):
@@ -228,6 +232,7 @@ def assert_consistent(state: Path) -> None:
             records[entry.action].append(audit.record_of(line))
     for projection, action in audit.PROJECTIONS.items():
         assert b"".join(records[action]) == projection_bytes(state, projection), projection
+    assert_whole(state)
 
 
 def assert_same(got: Path, expected: Path) -> None:

@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 Primitive = Literal[
-    "open", "pwrite", "fdatasync", "fsync", "ftruncate", "replace", "unlink", "mkdir", "fsync_directory"
+    "open", "pwrite", "fdatasync", "fsync", "ftruncate", "replace", "unlink", "rmdir", "mkdir", "fsync_directory"
 ]
 PRIMITIVES: Final[tuple[Primitive, ...]] = (
-    "open", "pwrite", "fdatasync", "fsync", "ftruncate", "replace", "unlink", "mkdir", "fsync_directory",
+    "open", "pwrite", "fdatasync", "fsync", "ftruncate", "replace", "unlink", "rmdir", "mkdir", "fsync_directory",
 )  # fmt: skip
 SYNCS: Final = frozenset({"fdatasync", "fsync"})
 FOREVER: Final = 1 << 62
@@ -182,6 +182,9 @@ class FaultyDisk(Disk):
 
     def _unlink(self, path: Path) -> None:
         self._do("unlink", 0, (path,), lambda: self.inner._unlink(path))
+
+    def _rmdir(self, path: Path) -> None:
+        self._do("rmdir", 0, (path,), lambda: self.inner._rmdir(path))
 
     def _mkdir(self, path: Path) -> None:
         self._do("mkdir", 0, (path,), lambda: self.inner._mkdir(path))

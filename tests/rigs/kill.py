@@ -85,6 +85,9 @@ class KillingDisk(Disk):
     def _unlink(self, path: Path) -> None:
         self._at("unlink", path, lambda: super(KillingDisk, self)._unlink(path))
 
+    def _rmdir(self, path: Path) -> None:
+        self._at("rmdir", path, lambda: super(KillingDisk, self)._rmdir(path))
+
     def _mkdir(self, path: Path) -> None:
         self._at("mkdir", path, lambda: super(KillingDisk, self)._mkdir(path))
 

@@ -200,6 +200,13 @@ class RecordingDisk(Disk):
             self._names[directory].pop(name, None)
             self._add(Unlink(directory, name, f"unlink {label}"))
 
+    def _rmdir(self, path: Path) -> None:
+        with self._lock:
+            directory, name, label = self._place(path)
+            super()._rmdir(path)
+            self._names[directory].pop(name, None)
+            self._add(Unlink(directory, name, f"rmdir {label}"))
+
     def _mkdir(self, path: Path) -> None:
         with self._lock:
             directory, name, label = self._place(path)

@@ -155,7 +155,7 @@ def _changes(name: str, arguments: str) -> bool:
 
 _PRIMITIVES: Final = {
     "open": "openat", "pwrite": "pwrite64", "fdatasync": "fdatasync", "fsync": "fsync", "ftruncate": "ftruncate",
-    "replace": "rename", "unlink": "unlink", "mkdir": "mkdir", "fsync_directory": "fsync",
+    "replace": "rename", "unlink": "unlink", "rmdir": "rmdir", "mkdir": "mkdir", "fsync_directory": "fsync",
 }  # fmt: skip
 
 

@@ -41,6 +41,10 @@ SEGMENT_OPENED: Final = "audit.segment_opened"
 PROJECTION_SEALED: Final = "projection.sealed"
 RUN_STARTED: Final = "run.started"
 RUN_ENDED: Final = "run.ended"
+KEY_RECORDED: Final = "key.recorded"
+SNAPSHOT_RECORDED: Final = "snapshot.recorded"
+IDLE: Final = "audit.idle"
+TAIL_CUT: Final = "audit.tail_cut"
 PREV_AT: Final = len(b'{"prev":"')
 _RECORD: Final = b',"record":'
 UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError)
@@ -106,7 +110,8 @@ class BatchCommitted(Struct, frozen=True):
 
     `cause` is ``batch`` for evaluated lines, ``skip`` for lines an operator decided to leave out, ``unterminated`` for
     the rest of a closed segment. `offset` is the global offset after the range. `insufficient` counts, for each
-    scenario that has any, the events of the batch at which it could not be decided.
+    scenario that has any, the events of the batch at which it could not be decided. `os_user` and `request` belong to
+    a skip: whose account it came from, and which request of the inbox it answers.
     """
 
     cause: str
@@ -121,6 +126,8 @@ class BatchCommitted(Struct, frozen=True):
     last_event_time: str | None
     reason: str | None = None
     insufficient: dict[str, int] = {}
+    os_user: str | None = None
+    request: str | None = None
 
 
 class Halt(Struct, frozen=True):
@@ -145,7 +152,8 @@ class Halt(Struct, frozen=True):
 class Decision(Struct, frozen=True):
     """A decision other than a skip: what was decided, on what, and by whom it was asked for.
 
-    `evidence` and `accepted` are those of the halt it answers: it holds for that finding and for no other.
+    `evidence` and `accepted` are those of the halt it answers: it holds for that finding and for no other. `os_user` is
+    the account it came from, as "1000 (alice)"; `request` the request of the inbox that it answers.
     """
 
     decision: str
@@ -154,14 +162,66 @@ class Decision(Struct, frozen=True):
     accepted: list[ClosedSegment] = []
     started_empty: list[str] = []
     evidence: dict[str, str | int] = {}
+    os_user: str | None = None
+    request: str | None = None
 
 
 class SegmentOpened(Struct, frozen=True):
-    """The first entry of an audit segment: it names its predecessor, that one's length in bytes, and the chain head."""
+    """The first entry of an audit segment: it names its predecessor, that one's length in bytes, and the chain head.
+
+    `origin` is the log's name in its checkpoints and in its keys: fixed by entry 0, the same in every segment. Segments
+    of versions that kept no tree have none.
+    """
 
     predecessor: str | None
     predecessor_length: int
     format: str = "tidewaiter-audit/1"
+    origin: str = ""
+
+
+class KeyRecorded(Struct, frozen=True):
+    """What happened to a key that signs the log's checkpoints.
+
+    `decision` is ``introduced`` (the first key), ``rotated`` (`vkey` takes over from `replaces`, which signs beside it
+    until `both_until`, UTC text) or ``revoked`` (signatures of `vkey` on trees of more than `last_trusted_index` + 1
+    entries count no more). `os_user` and `request` are as in Decision.
+    """
+
+    decision: str
+    vkey: str
+    reason: str = ""
+    replaces: str | None = None
+    both_until: str | None = None
+    last_trusted_index: int | None = None
+    os_user: str | None = None
+    request: str | None = None
+
+
+class Document(Struct, frozen=True):
+    """A file of the state directory as it was when the entry was made: `file` is relative to that directory, with /.
+
+    `sha256` (hex) and `length` are of all its bytes.
+    """
+
+    file: str
+    sha256: str
+    length: int
+
+
+class RunEnded(Struct, frozen=True):
+    """How a run ended, and the documents it left: run log and validation report."""
+
+    status: str
+    exit_status: int
+    error: str | None
+    documents: list[Document]
+
+
+class SnapshotRecorded(Struct, frozen=True):
+    """A snapshot that has been written; what it says follows from the log's first `entries` entries."""
+
+    document: Document
+    entries: int
 
 
 class ProjectionSealed(Struct, frozen=True):
@@ -234,16 +294,21 @@ class Chain:
 
 
 class EntryContext(Struct, frozen=True):
-    """When (UTC text), in which run, and by whom the entries of one batch are made."""
+    """When (UTC text), in which run, and by whom the entries of one batch are made; `level` is for readers of logs.
+
+    It is ``info`` for all that the daemon writes, ``error`` for the failed step of a pipeline.
+    """
 
     timestamp: str
     run_id: str
     actor: str
+    level: str = "info"
 
     def middle(self, action: str) -> bytes:
         """Return the members between `index` and the entry's own."""
-        return b',"timestamp":%b,"level":"info","run_id":%b,"actor":%b,"action":%b' % (
+        return b',"timestamp":%b,"level":%b,"run_id":%b,"actor":%b,"action":%b' % (
             _encoder.encode(self.timestamp),
+            _encoder.encode(self.level),
             _encoder.encode(self.run_id),
             _encoder.encode(self.actor),
             _encoder.encode(action),

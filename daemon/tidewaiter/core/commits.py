@@ -24,7 +24,8 @@ _projection_of: Final = itemgetter(0)
 class Draft(Struct, frozen=True):
     """What is to be committed: the records of the bytes from `first` up to `position` in its segment.
 
-    `range_sha256` (hex) covers those bytes; `cause`, `reason` and `insufficient` are as in BatchCommitted.
+    `range_sha256` (hex) covers those bytes; `cause`, `reason`, `insufficient`, `os_user` and `request` are as in
+    BatchCommitted.
     """
 
     cause: str
@@ -37,6 +38,8 @@ class Draft(Struct, frozen=True):
     decisions: Decisions
     reason: str | None = None
     insufficient: dict[str, int] = {}
+    os_user: str | None = None
+    request: str | None = None
 
 
 class Prepared(Struct, frozen=True):
@@ -85,6 +88,8 @@ def prepare(ledger: Ledger, draft: Draft, context: EntryContext) -> Prepared:
         last_event_time=draft.last_event_time,
         reason=draft.reason,
         insufficient=draft.insufficient,
+        os_user=draft.os_user,
+        request=draft.request,
     )
     lines.append(chain.entry(context, audit.BATCH_COMMITTED, batch))
     after = copy.copy(ledger)
@@ -98,7 +103,10 @@ def prepare_entry(ledger: Ledger, context: EntryContext, action: str, members: S
     chain = Chain(ledger.index, ledger.head)
     line = chain.entry(context, action, members)
     after = copy.copy(ledger)
-    after.apply(next(units([line], ledger.index, ledger.head)))
+    unit = next(units([line], ledger.index, ledger.head), None)
+    if unit is None:  # members that hide those every entry begins with
+        raise ValueError(f"{action}: is no entry: {line!r}")
+    after.apply(unit)
     return Prepared([line], {}, {}, after)
 
 

@@ -17,7 +17,18 @@ import msgspec
 from msgspec import Struct
 
 from tidewaiter.core import audit
-from tidewaiter.core.audit import BatchCommitted, Counts, Decision, Decisions, Halt, ProjectionMark, ProjectionSealed
+from tidewaiter.core.audit import (
+    BatchCommitted,
+    Counts,
+    Decision,
+    Decisions,
+    Halt,
+    KeyRecorded,
+    ProjectionMark,
+    ProjectionSealed,
+    SegmentOpened,
+)
+from tidewaiter.core.key_decisions import KeyInForce, apply
 from tidewaiter.core.position import ClosedSegment, Position
 from tidewaiter.core.segment_findings import CLOSED_INDEX
 
@@ -44,7 +55,8 @@ class Ledger(Struct):
     `commit` is the last batch.committed; `previous` the one before it (projections must match it at a start). `closed`
     are the segments that ended; `next_start` is where the next segment begins globally, set between two segments.
     `gap_accepted` is the evidence of the gap that an operator decided to go over, until something behind it was read.
-    `insufficient` are the sums of what the batches count under this name.
+    `insufficient` are the sums of what the batches count under this name. `origin` is the log's name, `keys` what
+    became of the keys that sign it, `answered` the last request of the inbox that was decided.
     """
 
     index: int = 0
@@ -60,6 +72,9 @@ class Ledger(Struct):
     gap_accepted: dict[str, str | int] | None = None
     open_run: str | None = None
     insufficient: dict[str, int] = {}
+    origin: str = ""
+    keys: list[KeyInForce] = []
+    answered: str | None = None
 
     @property
     def position(self) -> Position | None:
@@ -104,8 +119,15 @@ class Ledger(Struct):
                 self.gap_accepted = None
                 if members.insufficient:
                     self.insufficient = _sums(self.insufficient, members.insufficient)
+                self.answered = members.request or self.answered
             case Decision():
                 self._decide(members)
+                self.answered = members.request or self.answered
+            case KeyRecorded():
+                self.keys = apply(self.keys, members, self.index - 1)
+                self.answered = members.request or self.answered
+            case SegmentOpened():
+                self.origin = members.origin or self.origin
             case Halt():
                 self.halt = members
             case ClosedSegment() if action == audit.SEGMENT_CLOSED:
@@ -143,6 +165,8 @@ _MEANINGFUL: Final[dict[str, msgspec.json.Decoder[Any]]] = {
     audit.STREAM_HALTED: msgspec.json.Decoder(Halt),
     audit.SEGMENT_CLOSED: msgspec.json.Decoder(ClosedSegment),
     audit.PROJECTION_SEALED: msgspec.json.Decoder(ProjectionSealed),
+    audit.KEY_RECORDED: msgspec.json.Decoder(KeyRecorded),
+    audit.SEGMENT_OPENED: msgspec.json.Decoder(SegmentOpened),
 }
 
 

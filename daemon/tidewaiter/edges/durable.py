@@ -75,6 +75,9 @@ class Disk:
     def _unlink(self, path: Path) -> None:
         os.unlink(path)
 
+    def _rmdir(self, path: Path) -> None:
+        os.rmdir(path)
+
     def _mkdir(self, path: Path) -> None:
         os.mkdir(path, DIRECTORY_MODE)
         if self._owner is not None:
@@ -171,6 +174,15 @@ class Disk:
         """Remove a name, if it is there; durable only after `sync_directory`."""
         try:
             self._unlink(path)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise DurabilityError(f"{path}: cannot be removed: {error.strerror}") from error
+
+    def remove_directory(self, path: Path) -> None:
+        """Remove an empty directory, if it is there; durable only after `sync_directory`."""
+        try:
+            self._rmdir(path)
         except FileNotFoundError:
             return
         except OSError as error:

@@ -39,6 +39,11 @@ def segment_name(index: int) -> str:
     return f"audit-{index:020d}.jsonl"
 
 
+def first_index(segment: Path) -> int:
+    """Return the index of the first entry of an audit segment, from its name."""
+    return int(segment.stem.removeprefix("audit-"))
+
+
 class Journal:
     """The writer of one state directory; `ledger` is what is committed, `mark` where the audit log ends."""
 
@@ -52,22 +57,27 @@ class Journal:
         run_id: str,
         now: Callable[[], str],
         segment_bytes: int,
+        origin: str,
     ) -> None:
-        """Continue at `mark` (None: a new audit log). `now` gives UTC text; parts are sealed above `segment_bytes`."""
+        """Continue at `mark` (None: a new audit log). `now` gives UTC text; parts are sealed above `segment_bytes`.
+
+        `origin` is the log's name, if it has none yet: a log that already has one keeps it.
+        """
         self.state = state
         self.ledger = ledger
         self.run_id = run_id
         self._disk = disk
         self._now = now
         self._limit = segment_bytes
+        self._origin = ledger.origin or origin
         self._pending: Prepared | None = None
         self._broken: SyncFailed | None = None
         self._parts: dict[str, int] = {}
         self._audit_fd = -1
         self._audit_path = state / "audit"
         try:
-            if mark is None:
-                self.mark = self._new_segment(predecessor=None)
+            if mark is None or not ledger.origin:  # a version that kept no tree has named none
+                self.mark = self._new_segment(predecessor=mark)
             else:
                 self.mark = mark
                 self._audit_path = state / "audit" / mark.segment
@@ -192,6 +202,7 @@ class Journal:
         opened = SegmentOpened(
             predecessor=predecessor.segment if predecessor else None,
             predecessor_length=predecessor.length if predecessor else 0,
+            origin=self._origin,
         )
         line = chain.entry(self._context("daemon"), audit.SEGMENT_OPENED, opened)
         fd = self._disk.open(path)
@@ -206,6 +217,7 @@ class Journal:
             raise
         self.ledger = copy.copy(ledger)
         self.ledger.index, self.ledger.head = chain.index, chain.head
+        self.ledger.absorb(audit.SEGMENT_OPENED, opened)
         if self._audit_fd >= 0:
             self._disk.close(self._audit_fd)
         self._audit_fd, self._audit_path = fd, path

@@ -10,9 +10,9 @@ only after the one before it is durable. So, and only so far, is anything cut or
   readable after a kill may not be on the disk;
 - behind that: copied to ``audit/torn/`` and cut, if it is the rest of one unit;
 - projections must agree with the last batch but one, and are rewritten from the audit log beyond it.
-Everything else is refused with exit 4: checkpoint or a snapshot ahead of the audit log or with another chain head
-(both are written only when what they refer to is durable), damage before the checkpoint, a projection that is longer,
-shorter or different.
+Everything else is refused with exit 4: checkpoint.json, a checkpoint of the tree or a snapshot ahead of the audit log
+or with another chain head (they are written only when what they refer to is durable), damage before the checkpoint, a
+projection that is longer, shorter or different.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from tidewaiter.core.errors import IntegrityRefusal
 from tidewaiter.core.ledger import EMPTY_MARK, AuditMark, Checkpoint, Ledger, decode_checkpoint, units
 from tidewaiter.edges.projections import open_part, read_range
 from tidewaiter.edges.snapshots import read_snapshots, remove_leftovers
+from tidewaiter.edges.tree_files import TreeFiles
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -68,7 +69,7 @@ def audit_segments(state: Path) -> list[Path]:
 
 def prepare_directories(disk: Disk, state: Path) -> None:
     """Create the state directory and its folders. Raises ConfigError."""
-    for name in ("audit", "snapshots", "rules", "runs", "reports"):
+    for name in ("audit", "snapshots", "rules", "runs", "reports", "inbox"):
         disk.make_directory(state / name)
     if not (state / "checkpoint.json").exists():
         # A first start that was killed may have left directories whose names are in memory only.
@@ -81,8 +82,12 @@ def recover(disk: Disk, state: Path) -> Recovered:
     remove_leftovers(disk, state)
     checkpoint = _read_checkpoint(state)
     segments = _drop_unborn_segment(disk, state, checkpoint)
+    tree = TreeFiles(state)
+    signed = tree.head()
     if not segments:
         _refuse_orphans(state, checkpoint)
+        if signed is not None:
+            tree.refuse_cut_log(signed, 0)
         return Recovered(Ledger(), None)
     notes: list[tuple[str, dict[str, str | int]]] = []
     decoded = read_snapshots(state)
@@ -102,6 +107,8 @@ def recover(disk: Disk, state: Path) -> Recovered:
             hint=_RESTORE,
         )
     reading.refuse_snapshots_ahead()
+    if signed is not None:  # before anything is cut
+        tree.refuse_cut_log(signed, reading.ledger.index)
     if reading.tail_error:
         notes.append(_cut_tail(disk, state, reading))
     _confirm_audit(disk, state, reading, checkpoint)
@@ -298,7 +305,7 @@ def _cut_tail(disk: Disk, state: Path, reading: _Reading) -> tuple[str, dict[str
     finally:
         disk.close(fd)
     digest = hashlib.sha256(torn).hexdigest()
-    return "audit.tail_cut", {
+    return audit.TAIL_CUT, {
         "segment": path.name,
         "offset": end,
         "length": len(torn),

@@ -7,9 +7,11 @@ newest is damaged, the one before it serves.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from typing import TYPE_CHECKING, Final
 
 from tidewaiter.core import snapshot
+from tidewaiter.core.audit import Document
 from tidewaiter.core.errors import DurabilityError
 
 if TYPE_CHECKING:
@@ -29,8 +31,10 @@ def snapshot_files(state: Path) -> list[Path]:
     return sorted((state / "snapshots").glob("snapshot-*.tws"), reverse=True)
 
 
-def write_snapshot(disk: Disk, state: Path, frozen: Frozen) -> Path:
-    """Write `frozen` durably and drop the files beyond the newest two. Blocks; meant for a thread of its own.
+def write_snapshot(disk: Disk, state: Path, frozen: Frozen) -> Document:
+    """Write `frozen` durably and drop the files beyond the newest two; return what the new one is.
+
+    Blocks; meant for a thread of its own.
 
     Raises NoSpace and other DurabilityErrors; what was written of it is removed then, as far as that can be done.
     """
@@ -38,7 +42,7 @@ def write_snapshot(disk: Disk, state: Path, frozen: Frozen) -> Path:
     target = directory / f"snapshot-{frozen.header.audit.index:020d}.tws"
     temporary = directory / f".{target.name}.tmp"
     try:
-        _write(disk, temporary, frozen)
+        digest, length = _write(disk, temporary, frozen)
         disk.rename(temporary, target)
     except DurabilityError:
         with contextlib.suppress(DurabilityError):  # the next start removes what stays
@@ -46,10 +50,12 @@ def write_snapshot(disk: Disk, state: Path, frozen: Frozen) -> Path:
         raise
     for old in snapshot_files(state)[KEPT:]:
         disk.unlink(old)
-    return target
+    return Document(target.relative_to(state).as_posix(), digest, length)
 
 
-def _write(disk: Disk, path: Path, frozen: Frozen) -> None:
+def _write(disk: Disk, path: Path, frozen: Frozen) -> tuple[str, int]:
+    """Write and sync; return the SHA-256 (hex) and the length of what was written."""
+    whole = hashlib.sha256()
     fd = disk.open(path)
     try:
         disk.truncate(fd, 0, path)
@@ -57,6 +63,7 @@ def _write(disk: Disk, path: Path, frozen: Frozen) -> None:
         for data in snapshot.encode(frozen):
             # If we die here, a leftover temporary file is found, which the next start removes.
             disk.write_at(fd, data, offset, path)
+            whole.update(data)
             offset += len(data)
             if offset - synced >= SYNCED_BYTES:
                 disk.datasync(fd, path)
@@ -64,6 +71,7 @@ def _write(disk: Disk, path: Path, frozen: Frozen) -> None:
         disk.sync(fd, path)
     finally:
         disk.close(fd)
+    return whole.hexdigest(), offset
 
 
 def read_snapshots(state: Path) -> list[tuple[Path, Snapshot | None]]:

@@ -26,8 +26,10 @@ from tidewaiter.core.framing import Block, Framer, LongLine
 from tidewaiter.core.position import ClosedSegment
 from tidewaiter.core.segment_findings import StreamHalt
 from tidewaiter.edges.durable import NoSpace
+from tidewaiter.edges.inbox import waiting
 from tidewaiter.edges.logs import get_logger
 from tidewaiter.edges.stream import Data, Idle, SegmentEnd
+from tidewaiter.shell.answering import KEY, answer_requests
 from tidewaiter.shell.governing import Governing, from_settings, named
 
 if TYPE_CHECKING:
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     from tidewaiter.edges.service_manager import ServiceManager
     from tidewaiter.edges.stream import Stream
     from tidewaiter.edges.waker import Waker
+    from tidewaiter.shell.evidence import Evidence
     from tidewaiter.shell.reporting import Reporter
     from tidewaiter.shell.settings import Settings
     from tidewaiter.shell.snapshotting import Snapshotting
@@ -54,6 +57,8 @@ HASHED_ASIDE_BYTES: Final = 1 << 16
 """Smaller pieces are hashed where they are: a hop to another thread takes longer."""
 SWEEP_KEYS: Final = 2_000
 """How many idle keys are looked at after each piece; a tenth of a millisecond."""
+REQUESTS_SECONDS: Final = 0.25
+"""How often the inbox is looked into."""
 RETRY_SECONDS: Final = (0.1, 5.0)
 """First and longest pause between attempts while the disk is full."""
 
@@ -75,6 +80,7 @@ class Consumer:
         reporter: Reporter,
         snapshots: Snapshotting,
         journal_thread: Executor,
+        evidence: Evidence,
         stop: asyncio.Event,
         reload: asyncio.Event,
         once: bool,
@@ -93,6 +99,7 @@ class Consumer:
         self._reporter = reporter
         self._snapshots = snapshots
         self._journal_thread = journal_thread
+        self._evidence = evidence
         self._once = once
         self._cursor: SegmentCursor | None = None
         self._framer: Framer | None = None
@@ -100,6 +107,7 @@ class Consumer:
         self._hot_until = 0.0
         self._rescan = False
         self._watchdog_at = 0.0
+        self._asked_at = 0.0
         self._waiting_since: tuple[str, float] | None = None
 
     async def start(self) -> None:
@@ -431,8 +439,28 @@ class Consumer:
                 self._cursor.name, self._cursor.dev, self._cursor.ino = self._stream.hints()
             evidence = {f"file_{key}": value for key, value in notice.evidence.items()}
             log.info("segment.noticed", kind=notice.kind, **evidence)
+        if time.monotonic() >= self._asked_at:
+            self._asked_at = time.monotonic() + REQUESTS_SECONDS
+            await self._answer_requests()
+        if self._evidence.idle:
+            await self._record(audit.IDLE, {"offset": self._journal.ledger.global_offset})
         if self._snapshots.due(self._journal.ledger, self.engine):
             await self._take_snapshot()
+        await self._record_snapshots()
+
+    async def _answer_requests(self) -> None:
+        """Commit the decisions that were handed in while this daemon holds the lock."""
+        if not waiting(self._journal.state):
+            return
+        await self._materialised()
+        recorded: list[str] = []
+        await self._persist(lambda: recorded.extend(answer_requests(self._disk, self._journal)))
+        if KEY in recorded:
+            log.info("key.recorded", keys=[key.vkey for key in self._journal.ledger.keys])
+
+    async def _record_snapshots(self) -> None:
+        for recorded in self._snapshots.take_written():
+            await self._record(audit.SNAPSHOT_RECORDED, recorded)
 
     async def _take_snapshot(self) -> None:
         await self._materialised()
@@ -443,6 +471,7 @@ class Consumer:
         await self._snapshots.settled()
         await self._take_snapshot()
         await self._snapshots.settled()
+        await self._record_snapshots()
 
     async def _reload(self) -> None:
         """Read configuration and rules again; what is not accepted is refused and the old goes on."""

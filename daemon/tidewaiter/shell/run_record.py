@@ -6,12 +6,13 @@ file is ever read back to decide anything but which run crashed.
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec import Struct
 
-from tidewaiter.core.audit import UNREADABLE, Counts
+from tidewaiter.core.audit import UNREADABLE, Counts, Document
 from tidewaiter.core.errors import DurabilityError
 
 if TYPE_CHECKING:
@@ -73,19 +74,24 @@ class RunRecord:
 
     def open(self) -> None:
         """Write the run log as ``running``. If we die after this, the next start closes it as ``failed``."""
-        self._disk.replace_file(self.path, _pretty(self.log))
+        _put(self._disk, self._state, self.path, self.log)
 
-    def close(self, ledger: Ledger, ended_at: str, policy: Policy | None, error: str | None) -> None:
-        """Write the run log as ``success`` or ``failed``, and the validation report."""
+    def close(self, ledger: Ledger, ended_at: str, policy: Policy | None, error: str | None) -> list[Document]:
+        """Write the run log as ``success`` or ``failed``, and the validation report; return what they are now.
+
+        If we die after this, before ``run.ended`` names them, the next start closes the run as ``failed``.
+        """
         log = self.log
         log.status = "failed" if error else "success"
         log.ended_at = ended_at
         log.error = error
         log.final_offset = ledger.global_offset
         _count(log, ledger.totals, self._before)
-        self._disk.replace_file(self.path, _pretty(log))
         report = validation_report(log, ledger, self._before, policy)
-        self._disk.replace_file(self._state / "reports" / "validation_report.json", _pretty(report))
+        return [
+            _put(self._disk, self._state, self.path, log),
+            _put(self._disk, self._state, self._state / "reports" / "validation_report.json", report),
+        ]
 
 
 def validation_report(log: RunLog, ledger: Ledger, before: Counts, policy: Policy | None) -> dict[str, Any]:
@@ -134,11 +140,12 @@ def _count(log: RunLog, totals: Counts, before: Counts) -> None:
 
 def close_crashed_runs(
     disk: Disk, state: Path, closed_at: str, ledger: Ledger, last_commit: EntryHead | None
-) -> list[str]:
-    """Close every run log that still says ``running`` as ``failed`` and return their run ids.
+) -> tuple[list[str], list[Document]]:
+    """Close every run log of a run that never ended as ``failed``; return their run ids, and what the logs are now.
 
-    `ledger` is what was recovered, `last_commit` the head of its last batch.committed where that was read: they give
-    the figures of the newest of these runs. Of one before it, which nobody closed, nothing is known.
+    These say ``running``, or are of the run that the audit log does not see ended: it died after its own last word in
+    the run log. `ledger` is what was recovered, `last_commit` the head of its last batch.committed where that was read:
+    they give the figures of the newest of these runs. Of one before it, which nobody closed, nothing is known.
     """
     crashed: list[tuple[Path, RunLog]] = []
     for path in sorted((state / "runs").glob("run_*.json")):
@@ -146,19 +153,20 @@ def close_crashed_runs(
             log = msgspec.json.decode(path.read_bytes(), type=RunLog)
         except UNREADABLE:
             continue  # not ours, or torn by hand; a record for people is no reason to refuse
-        if log.status != "running":
+        if log.status != "running" and log.run_id != ledger.open_run:
             continue
         log.status, log.closed_at = "failed", closed_at
         log.error = "the process ended without closing the run (crash, kill or power loss)"
         crashed.append((path, log))
     if crashed:
         _tell_what_was_committed(max((log for _, log in crashed), key=lambda log: log.started_at), ledger, last_commit)
+    documents: list[Document] = []
     for path, log in crashed:
         try:
-            disk.replace_file(path, _pretty(log))
+            documents.append(_put(disk, state, path, log))
         except DurabilityError as error:
             raise type(error)(f"{path}: {error.message}", hint=error.hint) from error
-    return [log.run_id for _, log in crashed]
+    return [log.run_id for _, log in crashed], documents
 
 
 def _tell_what_was_committed(log: RunLog, ledger: Ledger, last_commit: EntryHead | None) -> None:
@@ -173,5 +181,8 @@ def _tell_what_was_committed(log: RunLog, ledger: Ledger, last_commit: EntryHead
         log.ended_at = last_commit.timestamp
 
 
-def _pretty(value: object) -> bytes:
-    return msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"
+def _put(disk: Disk, state: Path, path: Path, value: object) -> Document:
+    """Write a document for people to read, all or nothing, and return what the audit log is to say of it."""
+    data = msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"
+    disk.replace_file(path, data)
+    return Document(path.relative_to(state).as_posix(), hashlib.sha256(data).hexdigest(), len(data))

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from tidewaiter.edges.stream import StreamSettings
 
 _MINUTE: Final = 60_000_000
+_EVIDENCE: Final = ("origin", "key", "policy")
 
 
 # -- what the supervisor is given --------------------------------------------------------------------------------
@@ -127,6 +128,19 @@ class StatePart:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EvidencePart:
+    """[evidence]: the log's name, the file of the private key that signs it, and the witnesses that cosign it.
+
+    `origin` None: one is made up when the log begins. `key` None: the service manager's credential, if it gave one;
+    else the log is not signed. `policy` is a C2SP tlog-policy; its witnesses with a URL are asked to cosign.
+    """
+
+    origin: str | None = None
+    key: Path | None = None
+    policy: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class LogPart:
     """[log]: what is logged, and in which form on standard error."""
 
@@ -189,6 +203,7 @@ class Settings:
     state: StatePart
     batch_bytes: int = 2 << 20
     log: LogPart = LogPart()
+    evidence: EvidencePart = EvidencePart()
     producer: ProducerPart | None = None
     file: Path | None = None
     overrides: Overrides = Overrides()
@@ -237,5 +252,6 @@ def changed_until_restart(old: Settings, new: Settings) -> list[str]:
                 pairs.append((f"{part}.{key}", getattr(one, spec.name), getattr(two, spec.name)))
     pairs.append(("stream.line_limit", old.policy.line_limit, new.policy.line_limit))
     pairs.extend((f"log.{key}", getattr(old.log, key), getattr(new.log, key)) for key in ("level", "stderr"))
+    pairs.extend((f"evidence.{key}", getattr(old.evidence, key), getattr(new.evidence, key)) for key in _EVIDENCE)
     pairs.append(("producer", old.producer, new.producer))
     return [key for key, one, two in pairs if one != two]

@@ -21,14 +21,14 @@ from tidewaiter.core.money_flow_generator import MAX_USERS, PROFILES
 from tidewaiter.core.screening import Policy
 from tidewaiter.core.toml_source import TomlSource, nearest
 from tidewaiter.shell.setting_values import BadValue, Section, choice, duration, integer, number, size, text
-from tidewaiter.shell.settings import LogPart, Overrides, ProducerPart, Settings, StatePart, StreamPart
+from tidewaiter.shell.settings import EvidencePart, LogPart, Overrides, ProducerPart, Settings, StatePart, StreamPart
 from tidewaiter.shell.state_owner import REPLAY_SEGMENTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 DEFAULT_FILE: Final = Path("config/tidewaiter.toml")
-SECTIONS: Final = ("stream", "contract", "rules", "policy", "state", "batch", "log", "producer")
+SECTIONS: Final = ("stream", "contract", "rules", "policy", "state", "batch", "log", "evidence", "producer")
 INVALID_POLICIES: Final = ("halt", "quarantine")
 DUPLICATE_POLICIES: Final = ("halt", "quarantine")
 ORDER_POLICIES: Final = ("halt", "quarantine", "admit")
@@ -36,6 +36,7 @@ LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 STDERR_FORMS: Final = ("auto", "json", "console", "none")
 PRODUCERS: Final = ("generator",)
 COMPRESSED: Final = (".gz", ".zst")
+MAX_ORIGIN: Final = 200
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _STREAM_PLACEHOLDER: Final = "{stream}"
 
@@ -91,6 +92,7 @@ class _Loader:
             stderr=log.take("stderr", choice(*STDERR_FORMS), LogPart.stderr),
         )
         log.finish()
+        evidence = self._evidence()
         producer = self._producer(stream)
         # last: a misspelt key explains a missing file better than the other way round
         contract = self._file_part("contract", over.contract)
@@ -104,6 +106,7 @@ class _Loader:
             state=state,
             batch_bytes=batch_bytes,
             log=log_part,
+            evidence=evidence,
             producer=producer,
             file=self.file,
             overrides=over,
@@ -189,6 +192,18 @@ class _Loader:
         else:
             place = _absolute(self.directory, Path("var", stream.name))
         return replace(part, dir=place)
+
+    def _evidence(self) -> EvidencePart:
+        section = Section(self.source, "evidence")
+        origin = section.take("origin", _origin, None)
+        key = section.take("key", text, None)
+        policy = section.take("policy", text, None)
+        section.finish()
+        return EvidencePart(
+            origin=origin,
+            key=None if key is None else self._resolve(key),
+            policy=None if policy is None else self._resolve(policy),
+        )
 
     def _watches_configured_stream(self, stream: StreamPart) -> bool:
         """Whether the state directory of the file belongs to the stream that is watched."""
@@ -351,6 +366,15 @@ def _stream_name(value: object) -> str | None:
     name = text(value)
     if not _NAME.fullmatch(name):
         raise BadValue(f'"{name}" is not a stream name', "use up to 64 letters, digits, '.', '_' and '-'")
+    return name
+
+
+def _origin(value: object) -> str:
+    name = text(value)
+    if not name or len(name) > MAX_ORIGIN or "+" in name or not name.isprintable() or any(map(str.isspace, name)):
+        raise BadValue(
+            f'"{name}" is no name of a log', f"a URL without its scheme, up to {MAX_ORIGIN} letters, no space and no +"
+        )
     return name
 
 

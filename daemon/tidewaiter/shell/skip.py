@@ -1,14 +1,12 @@
 """The operator's decision that lets a halted stream go on: exactly the pending halt, recorded with who and why.
 
-Owns: matching the decision with the halt, and committing it. Leaves to `edges.recovery` and `edges.journal` the state
-directory, which is locked meanwhile: a halted daemon is not running.
+Owns: matching the decision with the halt, and committing it. Leaves to `shell.deciding` the state directory, which is
+locked meanwhile: a halted daemon is not running. One that runs is asked whether a halt is pending, and says so.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
-import secrets
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -23,22 +21,26 @@ from tidewaiter.core.errors import ConfigError, IntegrityRefusal
 from tidewaiter.core.framing import Framer, LongLine
 from tidewaiter.core.screening import Policy
 from tidewaiter.edges import archive
-from tidewaiter.edges.durable import Disk
-from tidewaiter.edges.journal import Journal
-from tidewaiter.edges.lock import StateLock
-from tidewaiter.edges.recovery import prepare_directories, recover
 from tidewaiter.edges.stream import Data, Idle, Stream
-from tidewaiter.shell.state_owner import refuse_other_stream
-from tidewaiter.shell.supervisor import utc_now
+from tidewaiter.shell.answering import SKIP
+from tidewaiter.shell.deciding import decide
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tidewaiter.core.position import SegmentCursor
+    from tidewaiter.edges.journal import Journal
+    from tidewaiter.shell.answering import Decider
     from tidewaiter.shell.settings import Settings
 
 SOURCE_KINDS: Final = ("gap", "late_bytes", "segment_before")
 _FAULT: Final = LineFault("operator", "left out by an operator's decision")
+
+
+class SkipRequest(Struct, frozen=True):
+    """What is decided: the halt at the global offset `position`, and the lines that begin before `through`, if any."""
+
+    position: int
+    through: int | None
+    reason: str
 
 
 def skip(settings: Settings, position: int, through: int | None, reason: str, actor: str) -> str:
@@ -47,47 +49,30 @@ def skip(settings: Settings, position: int, through: int | None, reason: str, ac
     `position` is the global offset of the pending halt; `through`, if given, leaves out every line that begins before
     it. Raises ConfigError where no halt is pending there, IntegrityRefusal where the line is not the one that halted.
     """
-    state = settings.state.dir
-    if not (state / "audit").is_dir():
-        raise ConfigError(f"{state}: is no state directory", hint="name it with --state-dir or --config")
-    refuse_other_stream(state, settings.stream.name)
-    disk = Disk(_owner_of(state))
-    prepare_directories(disk, state)
-    with StateLock(state / "lock"):
-        recovered = recover(disk, state)
-        halt = recovered.ledger.halt
-        if halt is None:
-            raise ConfigError(f"{state}: no halt is pending", hint="see `tidewaiter status`")
-        if halt.offset != position:
-            raise ConfigError(
-                f"{state}: the pending halt is at position {halt.offset}, not {position}",
-                hint=f"{halt.kind}: {halt.reason}; give --position {halt.offset} if that is what you decided on",
-            )
-        journal = Journal(
-            disk, state, recovered.ledger, recovered.mark,
-            run_id=f"skip-{secrets.token_hex(6)}", now=utc_now, segment_bytes=settings.state.segment_bytes,
-        )  # fmt: skip
-        try:
-            for action, members in recovered.notes:
-                journal.record(action, dict(members))
-            if halt.kind in SOURCE_KINDS:
-                return _accept(journal, halt, reason, actor)
-            return asyncio.run(_skip_lines(settings, journal, halt, through, reason, actor))
-        finally:
-            journal.close()
+    wanted = SkipRequest(position, through, reason)
+    return decide(settings, SKIP, wanted, actor, lambda journal, decider: _skip(settings, journal, wanted, decider))
 
 
-def _owner_of(state: Path) -> tuple[int, int] | None:
-    """Return whom new files must belong to: root keeps the directory's owner, others can only be themselves."""
-    if os.geteuid() != 0:
-        return None
-    status = state.stat()
-    return status.st_uid, status.st_gid
+def _skip(settings: Settings, journal: Journal, wanted: SkipRequest, decider: Decider) -> str:
+    halt = journal.ledger.halt
+    if halt is None:
+        raise ConfigError(f"{journal.state}: no halt is pending", hint="see `tidewaiter status`")
+    if halt.offset != wanted.position:
+        raise ConfigError(
+            f"{journal.state}: the pending halt is at position {halt.offset}, not {wanted.position}",
+            hint=f"{halt.kind}: {halt.reason}; give --position {halt.offset} if that is what you decided on",
+        )
+    if halt.kind in SOURCE_KINDS:
+        return _accept(journal, halt, wanted.reason, decider)
+    return asyncio.run(_skip_lines(settings, journal, halt, wanted, decider))
 
 
-def _accept(journal: Journal, halt: Halt, reason: str, actor: str) -> str:
-    decision = Decision(halt.kind, reason, accepted=halt.accepted, evidence=halt.evidence)
-    journal.record(audit.DECISION_RECORDED, decision, actor=actor)
+def _accept(journal: Journal, halt: Halt, reason: str, decider: Decider) -> str:
+    decision = Decision(
+        halt.kind, reason, accepted=halt.accepted, evidence=halt.evidence,
+        os_user=decider.os_user, request=decider.request,
+    )  # fmt: skip
+    journal.record(audit.DECISION_RECORDED, decision, actor=decider.actor)
     journal.write_checkpoint()
     return f"recorded: {halt.kind} at position {halt.offset} is accepted; the stream goes on at the next start"
 
@@ -103,9 +88,7 @@ class _Line(Struct, frozen=True):
     long: LongLine | None = None
 
 
-async def _skip_lines(
-    settings: Settings, journal: Journal, halt: Halt, through: int | None, reason: str, actor: str
-) -> str:
+async def _skip_lines(settings: Settings, journal: Journal, halt: Halt, wanted: SkipRequest, decider: Decider) -> str:
     ledger = journal.ledger
     decisions = ledger.decisions
     if decisions is None:
@@ -116,7 +99,8 @@ async def _skip_lines(
     stream = Stream(settings.reading())
     try:
         await stream.start(ledger.position, ledger.closed, ledger.next_start, accept_gap=ledger.gap_accepted)
-        lines, cursor = await _collect(stream, policy.line_limit, halt.offset + 1 if through is None else through)
+        end = halt.offset + 1 if wanted.through is None else wanted.through
+        lines, cursor = await _collect(stream, policy.line_limit, end)
     finally:
         await stream.close()
     if not lines or (lines[0].offset, lines[0].sha256) != (halt.offset, halt.sha256):
@@ -142,9 +126,11 @@ async def _skip_lines(
         range_sha256=long.range_sha256 if long is not None else sha256_hex(b"".join([line.raw for line in lines])),
         last_event_time=ledger.commit.last_event_time if ledger.commit is not None else None,
         decisions=decisions,
-        reason=reason,
+        reason=wanted.reason,
+        os_user=decider.os_user,
+        request=decider.request,
     )
-    journal.commit(draft, actor=actor)
+    journal.commit(draft, actor=decider.actor)
     journal.materialise()
     plural = "s" if len(lines) > 1 else ""
     return (

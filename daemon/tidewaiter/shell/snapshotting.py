@@ -11,6 +11,7 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from tidewaiter.core.audit import SnapshotRecorded
 from tidewaiter.core.snapshot import Frozen, freeze
 from tidewaiter.edges.durable import NoSpace
 from tidewaiter.edges.logs import get_logger
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
     from pathlib import Path
 
+    from tidewaiter.core.audit import Document
     from tidewaiter.core.engine import Engine
     from tidewaiter.core.ledger import AuditMark, Ledger
     from tidewaiter.edges.durable import Disk
@@ -40,7 +42,8 @@ _RETRY_SECONDS: Final = 5.0
 class _Written(NamedTuple):
     """What to tell about a snapshot: seconds from the copy to its rename, and how long the engine stood still."""
 
-    file: str
+    document: Document
+    entries: int
     offset: int
     seconds: float
     stalled: float
@@ -62,6 +65,12 @@ class Snapshotting:
         self._not_before = 0.0
         self._seconds_per_key = SECONDS_PER_KEY
         self._taken_keys = 0
+        self._unrecorded: list[SnapshotRecorded] = []
+
+    def take_written(self) -> list[SnapshotRecorded]:
+        """Return the snapshots that became durable since the last call: what the audit log is to say of them."""
+        unrecorded, self._unrecorded = self._unrecorded, []
+        return unrecorded
 
     def due(self, ledger: Ledger, engine: Engine) -> bool:
         """Return whether one should be taken now; also collects the one that was being written."""
@@ -97,8 +106,9 @@ class Snapshotting:
         self._writing.add_done_callback(lambda finished: finished.cancelled() or finished.exception())
 
     def _write(self, frozen: Frozen, began: float, stalled: float) -> _Written:
-        path = write_snapshot(self._disk, self._state, frozen)
-        return _Written(path.name, frozen.header.ledger.global_offset, time.monotonic() - began, stalled)
+        document = write_snapshot(self._disk, self._state, frozen)
+        ledger = frozen.header.ledger
+        return _Written(document, ledger.index, ledger.global_offset, time.monotonic() - began, stalled)
 
     def _collect(self) -> None:
         assert self._writing is not None  # noqa: S101 - only called then
@@ -110,10 +120,11 @@ class Snapshotting:
             self._not_before = time.monotonic() + _RETRY_SECONDS
             return
         written = finished.result()
+        self._unrecorded.append(SnapshotRecorded(written.document, written.entries))
         if self._taken_keys >= TELLING_KEYS:
             self._seconds_per_key = written.seconds / self._taken_keys
         log.info(
-            "snapshot.written", file=written.file, offset=written.offset,
+            "snapshot.written", file=written.document.file.partition("/")[2], offset=written.offset,
             seconds=round(written.seconds, 3), stalled_ms=round(written.stalled * 1e3, 1),
         )  # fmt: skip
 

@@ -26,6 +26,7 @@ from tidewaiter.core.ledger import Ledger, decode_checkpoint, units
 from tidewaiter.core.screening import Policy
 from tidewaiter.edges import archive
 from tidewaiter.edges.lock import probe
+from tidewaiter.shell.evidence_report import EvidenceReport, read_evidence
 from tidewaiter.shell.settings_file import default_stream_name
 from tidewaiter.shell.state_owner import read_owner, refuse_no_state
 from tidewaiter.shell.stream_files import deletable_files, lag_of
@@ -117,6 +118,7 @@ class Report(Struct, frozen=True):
     deletable: list[str]
     last_run: dict[str, Any] | None
     state_free_bytes: int | None
+    evidence: EvidenceReport
 
 
 class _BatchHead(Struct, frozen=True):
@@ -197,6 +199,7 @@ def _read(target: Target, now: dt.datetime) -> Report:
         deletable=[] if older is None else deletable_files(stream, closed, older.global_offset),
         last_run=last_run,
         state_free_bytes=_free_bytes(state),
+        evidence=read_evidence(state),
     )
 
 

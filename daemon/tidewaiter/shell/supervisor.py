@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 import tidewaiter
 from tidewaiter.core import audit
+from tidewaiter.core.audit import RunEnded
 from tidewaiter.core.errors import DurabilityError, IntegrityRefusal, SourceHalt, TidewaiterError
 from tidewaiter.edges import logs as logs_module
 from tidewaiter.edges.durable import Disk
@@ -32,7 +33,9 @@ from tidewaiter.edges.service_manager import ServiceManager
 from tidewaiter.edges.stream import Stream
 from tidewaiter.edges.waker import FileWaker
 from tidewaiter.shell.consumer import Consumer
+from tidewaiter.shell.evidence import Evidence, key_to_introduce, origin_for, refuse_without_key, signing_keys
 from tidewaiter.shell.governing import Governing, from_settings
+from tidewaiter.shell.log_names import utc_now
 from tidewaiter.shell.producer import ProducerSettings, produce
 from tidewaiter.shell.replay import rebuild
 from tidewaiter.shell.reporting import Reporter
@@ -44,6 +47,7 @@ from tidewaiter.shell.state_owner import claim
 if TYPE_CHECKING:
     from collections.abc import Awaitable
 
+    from tidewaiter.core.tlog.notes import SigningKey
     from tidewaiter.edges.recovery import Recovered
     from tidewaiter.shell.settings import RunOptions, Settings
 
@@ -64,11 +68,6 @@ def run(settings: Settings, options: RunOptions, *, disk: Disk | None = None) ->
     Raises TidewaiterError with its exit code for everything a user can meet. `disk` is replaced in tests only.
     """
     return asyncio.run(_Supervisor(settings, options, disk or Disk()).run())
-
-
-def utc_now() -> str:
-    """Return the wall-clock time as UTC text with microseconds; for audit entries and run logs, never for a flag."""
-    return dt.datetime.now(dt.UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 class _StopDuringStart(Exception):  # noqa: N818 - not an error
@@ -92,10 +91,13 @@ class _Supervisor:
         self.waker: FileWaker | None = None
         self.journal: Journal | None = None
         self.record: RunRecord | None = None
+        self.evidence = Evidence(disk, self.state, settings.evidence, utc_now)
+        self.keys: list[SigningKey] = []
         self.logs: logs_module.Logs | None = None
 
     async def run(self) -> int:
         governing = from_settings(self.settings)  # a wrong file is refused before anything is touched
+        self.keys = signing_keys(self.settings.evidence)
         logs_module.configure(None, stderr="none").close()  # takes descriptors 0 to 2 before any state file is opened
         prepare_directories(self.disk, self.state)
         with StateLock(self.state / "lock"):
@@ -143,7 +145,10 @@ class _Supervisor:
         try:
             log.info("recovery.started")
             recovered = await loop.run_in_executor(self.journal_thread, recover, self.disk, self.state)
+            await self.evidence.check(recovered)
             await loop.run_in_executor(self.journal_thread, self._open_journal, recovered, run_id, governing)
+            assert self.journal is not None  # noqa: S101 - just set
+            await self.evidence.open(self.journal, self.keys)
             stream = Stream(self.settings.reading())
             try:
                 await self._start_consumer(stream, recovered, governing)
@@ -171,10 +176,15 @@ class _Supervisor:
             keep_alive.cancel()
 
     def _open_journal(self, recovered: Recovered, run_id: str, governing: Governing) -> None:
-        crashed = close_crashed_runs(self.disk, self.state, utc_now(), recovered.ledger, recovered.last_commit)
+        origin = recovered.ledger.origin or origin_for(self.settings, self.keys)
+        # a log that was signed does not go on unsigned
+        refuse_without_key(recovered.ledger.keys, self.keys, utc_now())
+        crashed, documents = close_crashed_runs(
+            self.disk, self.state, utc_now(), recovered.ledger, recovered.last_commit
+        )
         self.journal = journal = Journal(
             self.disk, self.state, recovered.ledger, recovered.mark,
-            run_id=run_id, now=utc_now, segment_bytes=self.settings.state.segment_bytes,
+            run_id=run_id, now=utc_now, segment_bytes=self.settings.state.segment_bytes, origin=origin,
         )  # fmt: skip
         contract = governing.contract
         self.record = RunRecord(
@@ -204,9 +214,13 @@ class _Supervisor:
                 log.warning("recovery.tail_cut", **members)
         started: dict[str, object] = {
             "version": tidewaiter.__version__, "resume_offset": journal.ledger.global_offset, "crashed_runs": crashed,
-            "stream": self.settings.stream.name,
+            "stream": self.settings.stream.name, "documents": documents,
         }  # fmt: skip
         journal.record(audit.RUN_STARTED, started)
+        key = key_to_introduce(journal.ledger, self.keys)
+        if key is not None:
+            journal.record(audit.KEY_RECORDED, key)
+            log.info("key.introduced", vkey=key.vkey)
         journal.write_checkpoint()
 
     async def _start_consumer(self, stream: Stream, recovered: Recovered, governing: Governing) -> None:
@@ -229,6 +243,7 @@ class _Supervisor:
                 self.disk, self.state, self.settings.state, self.snapshot_thread, journal.ledger.totals.events_read
             ),
             journal_thread=self.journal_thread,
+            evidence=self.evidence,
             stop=self.stop,
             reload=self.reload,
             once=self.options.once,
@@ -281,6 +296,7 @@ class _Supervisor:
         async with asyncio.TaskGroup() as group:
             assert self.waker is not None  # noqa: S101 - set with the consumer
             others.append(group.create_task(self.waker.run(), name="waker"))
+            others.append(group.create_task(self.evidence.run(), name="evidence"))
             producer = self.settings.producer
             if producer is not None and not self.options.once:
                 part = ProducerSettings(
@@ -346,11 +362,14 @@ class _Supervisor:
                 if self.consumer is not None and (error is None or isinstance(error, SourceHalt)):
                     await self.consumer.finish()
                 await loop.run_in_executor(self.journal_thread, self._close_journal, message, code)
+                if not isinstance(error, IntegrityRefusal):  # what is in doubt is not signed
+                    await self.evidence.finish()
         except DurabilityError as failed:
             log.error("daemon.failed", error=str(failed), exit_status=failed.exit_code)
             if error is None:
                 raise
         finally:
+            self.evidence.close()
             if self.journal is not None:
                 self.journal.close()
         if error is not None:
@@ -362,16 +381,16 @@ class _Supervisor:
         assert journal is not None  # noqa: S101 - checked by the caller
         with contextlib.suppress(SourceHalt):
             journal.materialise()
-        ended: dict[str, object] = {"status": "failed" if message else "success", "exit_status": code, "error": message}
+        assert record is not None  # noqa: S101 - made with the journal
+        policy = self.consumer.governing.policy if self.consumer is not None else self.settings.policy
+        documents = record.close(journal.ledger, utc_now(), policy, message)
+        ended = RunEnded("failed" if message else "success", code, message, documents)
         journal.record(audit.RUN_ENDED, ended)
         journal.write_checkpoint()
-        if record is not None:
-            policy = self.consumer.governing.policy if self.consumer is not None else self.settings.policy
-            record.close(journal.ledger, utc_now(), policy, message)
-            self.options.progress.ended(
-                position=journal.ledger.global_offset, events=record.log.events_read, flags=record.log.flags_emitted,
-                rejected=record.log.events_rejected, flags_file=record.log.flags,
-            )  # fmt: skip
+        self.options.progress.ended(
+            position=journal.ledger.global_offset, events=record.log.events_read, flags=record.log.flags_emitted,
+            rejected=record.log.events_rejected, flags_file=record.log.flags,
+        )  # fmt: skip
 
 
 def _spare_the_collector() -> None:

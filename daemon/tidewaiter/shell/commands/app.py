@@ -15,7 +15,19 @@ import typer
 from tidewaiter import __version__
 from tidewaiter.core.errors import EXIT_UNEXPECTED, TidewaiterError
 from tidewaiter.core.invisible import visible
-from tidewaiter.shell.commands import check, explain, generate, replay, rules, run, skip, status
+from tidewaiter.shell.commands import (
+    bundle,
+    check,
+    explain,
+    generate,
+    keys,
+    replay,
+    rules,
+    run,
+    skip,
+    status,
+    witness,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,6 +54,9 @@ app.add_typer(
     help="Look at the rules: their tests, plan, coverage, and file format.",
     epilog=rules.TEST_EXAMPLE,
 )
+app.command("bundle", epilog=bundle.EXAMPLE)(bundle.bundle)
+app.add_typer(keys.keys, name="keys", help="Make, rotate, revoke and show the keys that sign the audit log.")
+app.add_typer(witness.witness, name="witness", help="Cosign other logs' checkpoints, from another machine.")
 app.command("generate", epilog=generate.EXAMPLE)(generate.generate)
 
 

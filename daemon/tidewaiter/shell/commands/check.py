@@ -90,7 +90,21 @@ def check(
     if not (json_schema or print_python):
         check_stream_readable(settings)
         check_state_usable(settings.state.dir, settings.stream.name)
-        show(*_summary(settings, compiled, ruleset))
+        evidence = _evidence(settings)
+        show(*_summary(settings, compiled, ruleset, evidence))
+
+
+def _evidence(settings: Settings) -> list[str]:
+    """Return who signs and cosigns the log, a line each. Raises ConfigError where a start would."""
+    from tidewaiter.shell.cosigning import Cosigning
+    from tidewaiter.shell.evidence import origin_for, signing_keys
+
+    keys = signing_keys(settings.evidence)
+    origin_for(settings, keys)
+    cosigning = Cosigning.of(settings.evidence.policy)
+    witnesses = cosigning.asked if cosigning is not None else []
+    signed = [f"signed by {key.verifier}" for key in keys] or ["not signed; a key is made with tidewaiter keys new"]
+    return [*signed, *(f"cosigned by {name}, {url}" for name, url in witnesses)]
 
 
 def warnings(settings: Settings) -> list[str]:
@@ -123,7 +137,7 @@ def _readers(ruleset: Ruleset, key: str) -> Iterator[str]:
                 yield scenario.id if population.segment is None else f"{scenario.id} segment {population.segment}"
 
 
-def _summary(settings: Settings, contract: Contract, ruleset: Ruleset) -> Iterator[RenderableType]:
+def _summary(settings: Settings, contract: Contract, ruleset: Ruleset, evidence: list[str]) -> Iterator[RenderableType]:
     from rich.table import Table
 
     from tidewaiter.shell.setting_values import duration_text, size_text
@@ -158,6 +172,8 @@ def _summary(settings: Settings, contract: Contract, ruleset: Ruleset) -> Iterat
         f"order {policy.order}, line limit {size_text(policy.line_limit)}, skew {duration_text(policy.allowed_skew)}, "
         f"jump {duration_text(policy.max_forward_jump)}",
     )
+    for at, line in enumerate(evidence):
+        lines.add_row("" if at else "evidence", plain(line))
     yield lines
     table = Table(title=None, box=None, padding=(0, 2), header_style="bold")
     for heading in ("scenario", "version", "status", "severity", "typology", "window"):

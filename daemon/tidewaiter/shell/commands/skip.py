@@ -47,7 +47,8 @@ def skip(
 ) -> None:
     """Record that the line a stream halted at is left out, so that the daemon can go on.
 
-    It resolves exactly the pending halt: the position must match, and the line must still be the same bytes.
+    It resolves exactly the pending halt: the position must match, and the line must still be the same bytes. A daemon
+    that runs is asked first; when it halts there again and ends, the decision is recorded.
     """
     from tidewaiter.core.errors import ConfigError
     from tidewaiter.shell.settings import Overrides

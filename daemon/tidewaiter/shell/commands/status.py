@@ -176,6 +176,7 @@ def _rows(report: Report) -> Iterator[tuple[str, str, str]]:
         text = f"{halt.kind} at {halt.offset}{local}: {halt.reason}"
         yield "HALTED", text, "bold red"
         yield "", f"decide with: tidewaiter skip --position {halt.offset} --reason … --actor …", ""
+    yield from _evidence(report)
     yield "snapshots", ", ".join(f"{one.offset:,}" for one in report.snapshots) or "none yet", ""
     for number, each in enumerate(report.deletable or ["nothing"]):
         yield "" if number else "may be deleted", each, ""
@@ -186,6 +187,20 @@ def _rows(report: Report) -> Iterator[tuple[str, str, str]]:
         error = f": {said}" if said and not (halt is not None and halt.reason in said) else ""
         what = f"{run.get('run_id', '?')} {run.get('status', '?')}, started {run.get('started_at', '?')}{error}"
         yield "last run", what, ""
+
+
+def _evidence(report: Report) -> Iterator[tuple[str, str, str]]:
+    evidence = report.evidence
+    if evidence.covered is None:
+        yield "evidence", "no checkpoint yet", "yellow"
+        return
+    covered = f"{evidence.covered:,} of {report.audit_index:,} entries under a checkpoint of {evidence.origin}"
+    if not evidence.signed_by:
+        yield "evidence", f"{covered}, NOT SIGNED: make a key with tidewaiter keys new", "yellow"
+        return
+    yield "evidence", f"{covered}, signed by {', '.join(evidence.signed_by)}", ""
+    if evidence.witnessed is not None:
+        yield "witnessed", f"{evidence.witnessed:,} entries, by {', '.join(evidence.witnesses) or 'nobody'}", ""
 
 
 def _hits(report: Report) -> Iterator[tuple[str, str, str]]:
@@ -251,6 +266,11 @@ def prometheus(report: Report) -> str:
         "Whether read = evaluated + rejected.",
         (label, int(report.reconciliation.balanced)),
     )
+    evidence = report.evidence
+    metric("audit_entries", "gauge", "Entries of the audit log.", (label, report.audit_index))
+    metric("audit_entries_covered", "gauge", "Entries under the newest checkpoint.", (label, evidence.covered))
+    metric("audit_entries_witnessed", "gauge", "Entries under a cosigned checkpoint.", (label, evidence.witnessed))
+    metric("audit_signed", "gauge", "Whether the newest checkpoint is signed.", (label, int(bool(evidence.signed_by))))
     metric("last_commit_timestamp_seconds", "gauge", "Time of the last commit.", (label, _seconds(report.last_commit)))
     metric("last_event_timestamp_seconds", "gauge", "Event time reached.", (label, _seconds(report.last_event_time)))
     return "\n".join(lines) + "\n"

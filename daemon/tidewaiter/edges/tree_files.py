@@ -1,0 +1,211 @@
+"""The files of the log's tree: tiles in the layout of C2SP tlog-tiles, and the checkpoints.
+
+Owns: ``tlog/`` in the state directory: where its files are, reading them, and the order in which they are written.
+Leaves to `core.tlog` what a tile and a checkpoint are, and to `edges.tree_follower` which of them are due.
+
+    tlog/tile/<level>/<index>[.p/<width>]   tiles; partial ones for every size that a checkpoint was written for
+    tlog/checkpoint                         the newest checkpoint; without a key: its text alone
+    tlog/checkpoints                        every signed checkpoint, one behind the other
+    tlog/witnessed                          the newest checkpoint that witnesses cosigned
+
+Everything here can be derived again from the audit log, but for the signatures: so nothing refers to a tile before it
+is durable, and a checkpoint stands in ``checkpoints`` before it becomes ``checkpoint``.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final
+
+from tidewaiter.core.errors import IntegrityRefusal
+from tidewaiter.core.tlog.checkpoints import TreeHead, parse_tree_head
+from tidewaiter.core.tlog.notes import NoteError, parse_note, parse_notes
+from tidewaiter.core.tlog.tiles import HASH_BYTES, Tile
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+    from tidewaiter.core.tlog.notes import Note
+    from tidewaiter.edges.durable import Disk
+
+_OPEN_AT_ONCE: Final = 64
+_LAST_BYTES: Final = 256 << 10
+"""How much of ``checkpoints`` is looked at for the last one: more than the largest note."""
+_SIGNATURE_LINE: Final = re.compile(rb"^\xe2\x80\x94 [^\n]*\n", re.MULTILINE)
+_BETWEEN_NOTES: Final = re.compile(rb"^\xe2\x80\x94 [^\n]*\n(?!\xe2\x80\x94 )", re.MULTILINE)
+_HINT: Final = "restore the state directory from a back-up; `tidewaiter verify` says what else differs"
+
+
+class TreeFiles:
+    """The tree's files of one state directory."""
+
+    def __init__(self, state: Path) -> None:
+        """Nothing is read yet, and nothing need be there."""
+        self.path = state / "tlog"
+
+    # -- reading -------------------------------------------------------------------------------------------------
+
+    def read_tile(self, tile: Tile) -> bytes:
+        """Return the hashes of a tile: `width` times 32 bytes. Raises IntegrityRefusal where they are not there.
+
+        Where a partial tile is gone, the first hashes of the full one that took its place serve.
+        """
+        wanted = tile.width * HASH_BYTES
+        full = tile._replace(width=Tile._field_defaults["width"])
+        for candidate in (tile, full):
+            try:
+                data = (self.path / candidate.path).read_bytes()
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            if len(data) != candidate.width * HASH_BYTES:
+                raise IntegrityRefusal(
+                    f"{self.path / candidate.path}: is {len(data)} bytes long, expected {candidate.width * HASH_BYTES}",
+                    hint=_HINT,
+                )
+            return data[:wanted]
+        raise IntegrityRefusal(f"{self.path / tile.path}: is missing", hint=_HINT)
+
+    def newest(self) -> bytes | None:
+        """Return the newest checkpoint, as it stands in its file; None where there is none."""
+        return _read(self.path / "checkpoint")
+
+    def newest_signed(self) -> bytes | None:
+        """Return the newest checkpoint where it is signed."""
+        newest = self.newest()
+        return None if newest is None or newest.endswith(b"\n\n") else newest
+
+    def witnessed(self) -> bytes | None:
+        """Return the newest checkpoint that was cosigned; None where there is none."""
+        return _read(self.path / "witnessed")
+
+    def signed(self) -> Iterator[tuple[Note, int]]:
+        """Yield every signed checkpoint, oldest first, with the offset behind it; a torn last one is left out."""
+        yield from parse_notes(_read(self.path / "checkpoints") or b"")
+
+    def head(self) -> TreeHead | None:
+        """Return the largest tree that a checkpoint was written for. Raises IntegrityRefusal for a damaged one."""
+        heads = []
+        newest = self.newest()
+        if newest is not None:
+            heads.append(self._head_of(newest, "checkpoint"))
+        path = self.path / "checkpoints"
+        try:
+            heads.extend(parse_tree_head(note.text) for note, _ in parse_notes(_last_notes(path)[0]))
+        except NoteError as error:
+            raise IntegrityRefusal(f"{path}: one of the last notes: {error}", hint=_HINT) from error
+        return max(heads, key=lambda head: head.size, default=None)
+
+    def _head_of(self, data: bytes, name: str) -> TreeHead:
+        try:
+            # the text of an unsigned checkpoint stands alone, with the blank line that ends it
+            text = data[:-1] if data.endswith(b"\n\n") else parse_note(data).text
+            return parse_tree_head(text)
+        except NoteError as error:
+            raise IntegrityRefusal(f"{self.path / name}: is no checkpoint: {error}", hint=_HINT) from error
+
+    def refuse_cut_log(self, head: TreeHead, entries: int) -> None:
+        """Raise IntegrityRefusal where an audit log of so many entries has lost some that the checkpoint covers.
+
+        They were durable before the checkpoint was written: no crash explains it.
+        """
+        if entries < head.size:
+            raise IntegrityRefusal(
+                f"{self.path / 'checkpoint'}: covers {head.size} entries, the audit log has {entries}",
+                hint="it was cut; restore the state directory from a back-up; nothing was changed",
+            )
+
+    # -- writing -------------------------------------------------------------------------------------------------
+
+    def write_tiles(self, disk: Disk, tiles: Iterable[tuple[Tile, bytes]]) -> None:
+        """Make tiles durable. If we die here, some are whole, torn or absent: no checkpoint needs them yet."""
+        todo = list(tiles)
+        for at in range(0, len(todo), _OPEN_AT_ONCE):
+            self._write_some(disk, todo[at : at + _OPEN_AT_ONCE])
+
+    def _write_some(self, disk: Disk, tiles: list[tuple[Tile, bytes]]) -> None:
+        opened: list[tuple[int, Path]] = []
+        try:
+            # all are written before the first is synced: one journal commit of the file system then serves several
+            for tile, data in tiles:
+                path = self.path / tile.path
+                disk.make_directory(path.parent)
+                fd = disk.open(path)
+                opened.append((fd, path))
+                disk.truncate(fd, 0, path)
+                disk.write_at(fd, data, 0, path)
+            for fd, path in opened:
+                disk.sync(fd, path)
+        finally:
+            for fd, _ in opened:
+                disk.close(fd)
+        for directory in sorted({path.parent for _, path in opened}):
+            disk.sync_directory(directory)
+
+    def drop_partials(self, disk: Disk, tiles: Iterable[Tile]) -> None:
+        """Remove the partial tiles of full `tiles`, which hold all they did. If we die here, some are left: no harm."""
+        for tile in tiles:
+            directory = (self.path / tile._replace(width=1).path).parent
+            if directory.is_dir():
+                for partial in sorted(directory.iterdir()):
+                    disk.unlink(partial)
+                disk.remove_directory(directory)
+
+    def write_checkpoint(self, disk: Disk, note: bytes, *, signed: bool) -> None:
+        """Append a signed checkpoint to all of them, then make it the newest; an unsigned one only becomes the newest.
+
+        If we die in between, the next start takes the last of all checkpoints as the newest.
+        """
+        disk.make_directory(self.path)
+        if signed:
+            self.append_checkpoint(disk, note)
+        disk.replace_file(self.path / "checkpoint", note)
+
+    def append_checkpoint(self, disk: Disk, note: bytes) -> None:
+        """Append a note behind the last whole one. If we die here, a torn one is found; the next takes its place."""
+        path = self.path / "checkpoints"
+        existed = path.exists()
+        end = _last_notes(path)[1]
+        fd = disk.open(path)
+        try:
+            if existed and path.stat().st_size != end:
+                disk.truncate(fd, end, path)
+            disk.write_at(fd, note, end, path)
+            disk.sync(fd, path)
+        finally:
+            disk.close(fd)
+        if not existed:
+            disk.sync_directory(path.parent)
+
+    def write_witnessed(self, disk: Disk, note: bytes) -> None:
+        """Keep a cosigned checkpoint, among all and as the newest that was cosigned."""
+        self.append_checkpoint(disk, note)
+        disk.replace_file(self.path / "witnessed", note)
+
+
+def _last_notes(path: Path) -> tuple[bytes, int]:
+    """Return the last whole notes of the file, at least one where there is any, and where in the file they end.
+
+    A line is whole with its newline; behind the last whole signature line there is nothing but a torn note.
+    """
+    try:
+        with path.open("rb") as file:
+            start = max(0, file.seek(0, 2) - _LAST_BYTES)
+            file.seek(start)
+            data = file.read()
+    except FileNotFoundError:
+        return b"", 0
+    end = 0
+    for signature in _SIGNATURE_LINE.finditer(data):
+        end = signature.end()
+    notes = data[:end]
+    if start and (boundary := _BETWEEN_NOTES.search(notes)) is not None:
+        notes = notes[boundary.end() :]
+    return notes, start + end
+
+
+def _read(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None

@@ -20,6 +20,7 @@ from rigs.tmpfs import quick_directory
 from support import run_cli
 from tidewaiter.core.errors import EXIT_CLEAN, TidewaiterError
 from tidewaiter.edges.durable import Disk
+from tidewaiter.edges.key_files import create_key_file, make_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -134,8 +135,9 @@ def test_kill_at_random_moments_under_load_with_rotation(tmp_path: Path, kills: 
     live, state = tmp_path / "in" / "events.jsonl", tmp_path / "state"
     config = daemon.write_config(
         tmp_path / "config", live, state, state='segment_bytes = "200KiB"\nsnapshot_events = 1000',
-        batch='max_bytes = "64KiB"',
+        batch='max_bytes = "64KiB"', evidence='key = "log.key"',
     )  # fmt: skip
+    create_key_file(Disk(), config.with_name("log.key"), make_key("example.org/log"), None)
     spoilt = ("--users", "50", "--bad", "0.01", "--duplicates", "0.01", "--disorder", "0.01")
     files = killed_under_load(config, live, state, rng, kills=kills, rate=rate, generate=spoilt)
     assert len(files) > 3

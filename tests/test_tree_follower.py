@@ -274,3 +274,18 @@ def test_the_root_rig_agrees_with_known_answers() -> None:
     one, two, three = (bytes([number]) * 32 for number in (1, 2, 3))
     assert root_of([one]) == one
     assert root_of([one, two, three]) == root_of([root_of([one, two]), three])
+
+
+def test_the_torn_end_of_all_checkpoints_goes_however_long_it_is(state: Path) -> None:
+    """What an interrupted write left behind the last whole note is not there any more behind the next one."""
+    path = state / "tlog" / "checkpoints"
+    whole = path.read_bytes()
+    path.write_bytes(whole + b"example.org/log\n" + b"9" * 4000)
+    follower = reopen(state)
+    journal = resume(Disk(), state, SMALL_SEGMENTS)
+    journal.commit(draft(150))
+    follower.catch_up(journal.mark)
+    note = follower.publish([KEY], 0)
+    journal.close()
+    assert note is not None
+    assert path.read_bytes() == whole + note

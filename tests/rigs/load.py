@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from rigs import daemon
 from rigs.kill import random_kills
+from rigs.tree import Held, assert_prefixes, held
 from support import COMMAND, cli_environment, run_cli, started_cli
 from tidewaiter.core.errors import EXIT_CLEAN
 
@@ -25,8 +26,9 @@ def killed_under_load(
 ) -> list[Path]:
     """Kill the program at least `kills` times, also while it starts, then let it end; return the stream's files.
 
-    They are in the order of the stream. The writer appends `rate` events a second to `live` and rotates it every two
-    seconds, also while the program is down; `generate` are its further options.
+    They are in the order of the stream. Every checkpoint that somebody could have copied after a kill must be a prefix
+    of the log at the end. The writer appends `rate` events a second to `live` and rotates it every two seconds, also
+    while the program is down; `generate` are its further options.
     """
     live.parent.mkdir()
     live.touch()
@@ -35,11 +37,18 @@ def killed_under_load(
         "--partial", "halves", *generate,
     ]  # fmt: skip
     command = [*COMMAND, "run", "--config", str(config)]
+    copied: list[Held] = []
     began = time.monotonic()
     assert run_cli("run", "--config", config, "--once").returncode == EXIT_CLEAN
     startup = 1000 * (time.monotonic() - began)  # of this machine, as busy as it is
     with started_cli(*writing) as writer:
-        outcomes = random_kills(command, kills, rng, startup * 0.6, startup + 1000, env=cli_environment())
+
+        def copy_checkpoints(_: int) -> None:
+            copied.extend(held(state))
+
+        outcomes = random_kills(
+            command, kills, rng, startup * 0.6, startup + 1000, env=cli_environment(), between=copy_checkpoints
+        )
         longest = startup + 2000
         while daemon.actions(state)["batch.committed"] <= kills and longest < 60_000:  # the machine is busier now
             outcomes += random_kills(command, 1, rng, startup, longest, env=cli_environment())
@@ -52,6 +61,8 @@ def killed_under_load(
     assert daemon.actions(state)["batch.committed"] > kills, "the kills left no time to commit anything"
     ended = run_cli("run", "--config", config, "--once", deadline=120)
     assert ended.returncode == EXIT_CLEAN, ended.stderr
+    assert len(set(copied)) > 1, "the kills left no time to sign anything"
+    assert_prefixes(state, sorted(set(copied)))
     segments = sorted(live.parent.glob(f"{live.name}.*"), key=lambda path: -int(path.suffix[1:]))
     assert segments, "nothing was rotated"
     return [*segments, live]

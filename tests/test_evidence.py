@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import hashlib
 import json
 import shutil
@@ -150,7 +151,7 @@ async def test_a_rotation_is_signed_by_both_keys_at_once(settings: Settings) -> 
         await running.reaches(settings.stream.path.stat().st_size)
         await running.until((state / "tlog" / "checkpoints").exists, "a checkpoint")
         with ThreadPoolExecutor(1) as thread:
-            asked = thread.submit(keys.rotate, settings, None, keys.dt.timedelta(days=7), "once a year", "J. Doe")
+            asked = thread.submit(keys.rotate, settings, None, dt.timedelta(days=7), "once a year", "J. Doe")
             await running.until(asked.done, "the answer")
             assert "takes over" in asked.result()
         rotated = daemon.entries(state, "key.recorded")[-1]

@@ -411,7 +411,7 @@ def test_the_decisions_of_any_byte_are_found(here: Path, monkeypatch: pytest.Mon
                 assert text is not None
                 found = flag_search._first_beyond(text, offset)
             assert found is not None
-            assert found.offset == entry["offset"]
+            assert found[1].offset == entry["offset"]
             assert flag_search.batch_at(state, offset) is not None
     assert flag_search.batch_at(state, batches[-1][1]["offset"]) is None
 

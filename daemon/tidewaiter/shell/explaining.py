@@ -23,15 +23,13 @@ from tidewaiter.core.scenarios.probes import BEFORE, MATCHED, Probe, Probing
 from tidewaiter.core.scenarios.readable import conjuncts, filled, one_line
 from tidewaiter.core.screening import EPOCH, MICROSECOND
 from tidewaiter.core.toml_source import DecimalText, TomlSource
-from tidewaiter.shell.flag_search import Found, batch_at, find_flags, flag_ids_of, neighbours
+from tidewaiter.shell.flag_search import Found, batch_at, neighbours, the_flag
 from tidewaiter.shell.governing import Governing, from_archive
 from tidewaiter.shell.history import Gone, History, time_reader
 from tidewaiter.shell.state_owner import read_owner, refuse_no_state
 from tidewaiter.shell.state_report import committed
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tidewaiter.core.audit import BatchCommitted, Decisions
     from tidewaiter.core.contract import Contract
     from tidewaiter.core.scenarios.model import Checked, CheckedScenario, Metric, Variant
@@ -112,7 +110,7 @@ def explain(target: Target, flag_id: str) -> Explanation:
 
 def _explain(target: Target, flag_id: str) -> Explanation:
     state = target.state
-    found = _the_flag(state, flag_id)
+    found = the_flag(state, flag_id)
     batch = batch_at(state, found.offset)
     decisions = None if batch is None else batch.decisions
     told = Explanation(found, None, decisions, {})
@@ -149,21 +147,6 @@ def _explain(target: Target, flag_id: str) -> Explanation:
             told.values |= _quoted(governing.contract, event, prefix)
     _fill_conditions(told)
     return told
-
-
-def _the_flag(state: Path, flag_id: str) -> Found:
-    try:
-        flag_id.encode()
-    except UnicodeEncodeError:
-        raise ConfigError(f"{flag_id} is not UTF-8, so no flag_id", hint="copy it from flags.jsonl") from None
-    found = find_flags(state, flag_id)
-    if found:
-        return found[-1]
-    others = flag_ids_of(state, flag_id)
-    hint = "a flag_id is EVENT_ID:SCENARIO, as in flags.jsonl"
-    if others:
-        hint = f"flags of this event: {', '.join(others)}"
-    raise ConfigError(f"{state}: there is no flag {flag_id}", hint=hint)
 
 
 # -- the events ----------------------------------------------------------------------------------------------------

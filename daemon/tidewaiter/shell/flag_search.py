@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from tidewaiter.core.audit import BATCH_COMMITTED, UNREADABLE, BatchCommitted
+from tidewaiter.core.errors import ConfigError
 from tidewaiter.core.toml_source import DecimalText
 from tidewaiter.edges.projections import open_part, sealed_bases, sealed_part
 
@@ -42,6 +43,22 @@ class Found:
     def offset(self) -> int:
         """Where its event stands in the stream."""
         return int(self.flag["offset"])
+
+
+def the_flag(state: Path, flag_id: str) -> Found:
+    """Return the line with that flag id, the last one where it came again. Raises ConfigError where there is none."""
+    try:
+        flag_id.encode()
+    except UnicodeEncodeError:
+        raise ConfigError(f"{flag_id} is not UTF-8, so no flag_id", hint="copy it from flags.jsonl") from None
+    found = find_flags(state, flag_id)
+    if found:
+        return found[-1]
+    others = flag_ids_of(state, flag_id)
+    hint = "a flag_id is EVENT_ID:SCENARIO, as in flags.jsonl"
+    if others:
+        hint = f"flags of this event: {', '.join(others)}"
+    raise ConfigError(f"{state}: there is no flag {flag_id}", hint=hint)
 
 
 def find_flags(state: Path, flag_id: str) -> list[Found]:
@@ -78,55 +95,69 @@ def neighbours(state: Path, found: Found) -> tuple[Found | None, list[Found], Fo
 
 def batch_at(state: Path, offset: int) -> BatchCommitted | None:
     """Return the batch of the line at the global `offset`; None where the audit log does not reach back so far."""
-    best: BatchCommitted | None = None
+    located = locate_batch(state, offset)
+    return None if located is None else located[2]
+
+
+def locate_batch(state: Path, offset: int) -> tuple[Path, int, BatchCommitted] | None:
+    """Return the batch of the line at the global `offset`, after the audit segment and the byte its entry begins at.
+
+    None where the audit log does not reach back so far.
+    """
+    best: tuple[Path, int, BatchCommitted] | None = None
     for path in sorted((state / "audit").glob("audit-*.jsonl"), reverse=True):
         with _mapped(path) as text:
-            batch = _first_beyond(text, offset) if text is not None else None
-        if batch is None:
+            found = _first_beyond(text, offset) if text is not None else None
+        if found is None:
             if best is not None:
                 break
             continue
-        best = batch
+        begin, batch = found
+        best = path, begin, batch
         if batch.position.start + batch.first <= offset:
             break
-    if best is None or best.position.start + best.first > offset:
+    if best is None or best[2].position.start + best[2].first > offset:
         return None
     return best
 
 
-def _first_beyond(text: mmap.mmap, offset: int) -> BatchCommitted | None:
-    """Return the first batch.committed of an audit segment that ends behind `offset`; they lie in rising order."""
+def _first_beyond(text: mmap.mmap, offset: int) -> tuple[int, BatchCommitted] | None:
+    """Return the first batch.committed of an audit segment that ends behind `offset`, after where its line begins.
+
+    They lie in rising order.
+    """
     low, high = 0, len(text)
-    found: BatchCommitted | None = None
+    found: tuple[int, BatchCommitted] | None = None
     while high - low > _NARROW:
         middle = (low + high) // 2
-        batch, end = _next_batch(text, middle, high)
+        begin, batch, end = _next_batch(text, middle, high)
         if batch is None:
             high = middle
         elif batch.offset > offset:
-            found, high = batch, middle
+            found, high = (begin, batch), middle
         else:
             low = end
     while True:
-        batch, end = _next_batch(text, low, high)
+        begin, batch, end = _next_batch(text, low, high)
         if batch is None:
             return found
         if batch.offset > offset:
-            return batch
+            return begin, batch
         low = end
 
 
-def _next_batch(text: mmap.mmap, low: int, high: int) -> tuple[BatchCommitted | None, int]:
-    """Return the first batch.committed whose action stands from `low` on and before `high`, and where its line ends."""
+def _next_batch(text: mmap.mmap, low: int, high: int) -> tuple[int, BatchCommitted | None, int]:
+    """Return the first batch.committed whose action stands from `low` on and before `high`, between its line's ends."""
     while True:
         at = text.find(_BATCH, low, high + len(_BATCH) - 1)  # it may begin right before `high`
         if at < 0:
-            return None, high
+            return high, None, high
         end = text.find(b"\n", at)
         if end < 0:
-            return None, high
+            return high, None, high
+        begin = text.rfind(b"\n", 0, at) + 1
         try:
-            return _batch.decode(text[text.rfind(b"\n", 0, at) + 1 : end]), end + 1
+            return begin, _batch.decode(text[begin:end]), end + 1
         except UNREADABLE:
             low = end + 1
 

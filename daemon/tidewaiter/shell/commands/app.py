@@ -16,11 +16,13 @@ from tidewaiter import __version__
 from tidewaiter.core.errors import EXIT_UNEXPECTED, TidewaiterError
 from tidewaiter.core.invisible import visible
 from tidewaiter.shell.commands import (
+    audit,
     bundle,
     check,
     explain,
     generate,
     keys,
+    prove,
     replay,
     rules,
     run,
@@ -54,6 +56,8 @@ app.add_typer(
     help="Look at the rules: their tests, plan, coverage, and file format.",
     epilog=rules.TEST_EXAMPLE,
 )
+app.add_typer(audit.audit, name="audit", help="Look at the audit log: its end, one entry, or an export.")
+app.command("prove", epilog=prove.EXAMPLE)(prove.prove)
 app.command("bundle", epilog=bundle.EXAMPLE)(bundle.bundle)
 app.add_typer(keys.keys, name="keys", help="Make, rotate, revoke and show the keys that sign the audit log.")
 app.add_typer(witness.witness, name="witness", help="Cosign other logs' checkpoints, from another machine.")

@@ -1,0 +1,271 @@
+"""``tidewaiter audit``: the audit log for a person, a script or an auditor's spreadsheet.
+
+Owns: the options of its commands and what a terminal shows. Leaves to `shell.audit_reading` which entries there are,
+and to `shell.audit_export` the formats.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final, Literal
+
+import typer
+
+from tidewaiter.shell.commands.options import (
+    ConfigOption,
+    KnownStreamArgument,
+    StateDirOption,
+    StreamNameOption,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from tidewaiter.shell.audit_reading import Entry, Reader, Wanted
+
+TAIL_EXAMPLE = (
+    "Examples: [bold]tidewaiter audit tail -n 20 --follow[/bold]\n\n"
+    "[bold]tidewaiter audit tail --action decision.recorded --action stream.halted[/bold]"
+)
+SHOW_EXAMPLE = (
+    "Examples: [bold]tidewaiter audit show 48213[/bold]\n\n"
+    "[bold]tidewaiter audit show e48213:velocity --json | sha256sum[/bold] gives the prev of the entry behind it."
+)
+EXPORT_EXAMPLE = (
+    "Examples: [bold]tidewaiter audit export --from 2026-03-01 --to 2026-04-01 --format csv --out march.csv[/bold]\n\n"
+    "[bold]tidewaiter audit export --action flag.emitted | jq .record[/bold]"
+)
+POLL_S: Final = 0.25
+"""How often `--follow` looks for new entries."""
+
+audit = typer.Typer(no_args_is_help=True)
+
+FromOption = Annotated[
+    str,
+    typer.Option("--from", metavar="TIME", help="From this time on; without an offset it is UTC.", show_default=False),
+]
+ToOption = Annotated[str, typer.Option("--to", metavar="TIME", help="Before this time.", show_default=False)]
+ActionOption = Annotated[
+    list[str] | None,
+    typer.Option("--action", metavar="NAME", help="Only these actions; may be repeated.", show_default=False),
+]
+RunOption = Annotated[
+    list[str] | None,
+    typer.Option("--run", metavar="ID", help="Only these runs; may be repeated.", show_default=False),
+]
+ActorFilterOption = Annotated[
+    list[str] | None,
+    typer.Option("--actor", metavar="NAME", help="Only these actors; may be repeated.", show_default=False),
+]
+
+
+@audit.command("tail", epilog=TAIL_EXAMPLE)
+def tail(
+    stream: KnownStreamArgument = None,
+    *,
+    lines: Annotated[int, typer.Option("-n", "--lines", metavar="N", min=0, help="How many entries.")] = 10,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what is written, until Ctrl-C.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the exact lines of the log.")] = False,
+    begin: FromOption = "",
+    end: ToOption = "",
+    action: ActionOption = None,
+    run: RunOption = None,
+    actor: ActorFilterOption = None,
+    config: ConfigOption = None,
+    state_dir: StateDirOption = None,
+    stream_name: StreamNameOption = None,
+) -> None:
+    """Show the last entries of the audit log, one a line, and with --follow those that come.
+
+    Reads only, takes no lock, and works while the daemon runs: a batch shows once it is complete.
+    """
+    import time
+
+    from tidewaiter.shell.audit_reading import reading
+    from tidewaiter.shell.audit_reading import tail as last
+    from tidewaiter.shell.commands.status import locate
+
+    wanted = _wanted(begin, end, action, run, actor)
+    state = locate(stream, config, state_dir, stream_name).state
+    with reading(state), _output(None) as write:
+        entries, reader = last(state, lines, wanted)
+        form = _exact if as_json else _line
+        _print(write, entries, form)
+        if follow:
+            _follow(write, reader, wanted, form, lambda: time.sleep(POLL_S))
+
+
+@audit.command("show", epilog=SHOW_EXAMPLE)
+def show(
+    which: Annotated[
+        str, typer.Argument(metavar="INDEX|FLAG_ID", help="The entry's index, or a flag.", show_default=False)
+    ],
+    stream: KnownStreamArgument = None,
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the exact line of the log.")] = False,
+    config: ConfigOption = None,
+    state_dir: StateDirOption = None,
+    stream_name: StreamNameOption = None,
+) -> None:
+    """Show one entry of the audit log, where it stands, and its hashes."""
+    from tidewaiter.shell.audit_reading import entries_of, entry_at, reading, segments_of
+    from tidewaiter.shell.commands.status import locate
+    from tidewaiter.shell.flag_search import the_flag
+
+    state = locate(stream, config, state_dir, stream_name).state
+    with reading(state), _output(None) as write:
+        segments_of(state)
+        if which.isascii() and which.isdigit():
+            entry = entry_at(state, int(which))
+        else:
+            entry = entries_of(state, the_flag(state, which)).flag
+        write(_exact(entry) if as_json else _picture(entry))
+
+
+@audit.command("export", epilog=EXPORT_EXAMPLE)
+def export(
+    stream: KnownStreamArgument = None,
+    *,
+    form: Annotated[
+        Literal["jsonl", "csv", "json"],
+        typer.Option("--format", help="jsonl gives the exact lines of the log, csv a table, json one array."),
+    ] = "jsonl",
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", metavar="FILE", help="A new file, instead of standard output.", show_default=False),
+    ] = None,
+    begin: FromOption = "",
+    end: ToOption = "",
+    action: ActionOption = None,
+    run: RunOption = None,
+    actor: ActorFilterOption = None,
+    config: ConfigOption = None,
+    state_dir: StateDirOption = None,
+    stream_name: StreamNameOption = None,
+) -> None:
+    """Write entries of the audit log, all or those asked for, up to the last complete batch.
+
+    In a table, cells that a spreadsheet would take for formulas begin with an apostrophe.
+    """
+    from tidewaiter.shell.audit_export import exported
+    from tidewaiter.shell.audit_reading import Reader, reading
+    from tidewaiter.shell.commands.status import locate
+
+    wanted = _wanted(begin, end, action, run, actor)
+    state = locate(stream, config, state_dir, stream_name).state
+    with reading(state), _output(out) as write:
+        found = (entry for entry in Reader(state).read() if wanted.takes(entry.head))
+        for piece in exported(found, form):
+            write(piece)
+
+
+def _wanted(
+    begin: str, end: str, actions: list[str] | None, runs: list[str] | None, actors: list[str] | None
+) -> Wanted:
+    from tidewaiter.shell.audit_reading import Wanted, utc_text
+
+    return Wanted(
+        begin=utc_text(begin, "--from") if begin else "",
+        end=utc_text(end, "--to") if end else "",
+        actions=frozenset(actions or ()),
+        runs=frozenset(runs or ()),
+        actors=frozenset(actors or ()),
+    )
+
+
+@contextmanager
+def _output(out: Path | None) -> Iterator[Callable[[bytes], object]]:
+    """Give what writes to a new file or to standard output, where a reader that goes away ends the command quietly."""
+    if out is not None:
+        from tidewaiter.shell.new_file import new_file
+
+        with new_file(out, "--out") as file:
+            yield file.write
+        return
+    try:
+        yield _to_stdout
+        _to_stdout(b"")
+    except BrokenPipeError:
+        # what is still buffered has nowhere to go, at the interpreter's end neither
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _to_stdout(data: bytes) -> None:
+    """Write; without data, see to it that all is written. Raises BrokenPipeError, ConfigError."""
+    from tidewaiter.core.errors import ConfigError
+
+    try:
+        if data:
+            sys.stdout.buffer.write(data)
+        else:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise ConfigError(f"standard output: {error.strerror}", hint="free some space, or name another file") from error
+
+
+def _print(write: Callable[[bytes], object], entries: Iterable[Entry], form: Callable[[Entry], bytes]) -> None:
+    for entry in entries:
+        write(form(entry))
+
+
+def _follow(
+    write: Callable[[bytes], object],
+    reader: Reader,
+    wanted: Wanted,
+    form: Callable[[Entry], bytes],
+    wait: Callable[[], object],
+) -> None:
+    """Print what comes until Ctrl-C."""
+    try:
+        while True:
+            _print(write, (entry for entry in reader.read() if wanted.takes(entry.head)), form)
+            write(b"")
+            wait()
+    except KeyboardInterrupt:
+        return
+
+
+def _exact(entry: Entry) -> bytes:
+    return entry.line
+
+
+def _line(entry: Entry) -> bytes:
+    """Return the entry in one row of a terminal; elsewhere nothing is cut off."""
+    import shutil
+
+    from tidewaiter.core.invisible import visible
+    from tidewaiter.shell.audit_export import details_of
+
+    head = entry.head
+    text = visible(
+        f"{head.index:>8}  {head.timestamp}  {head.run_id}  {head.actor}  {head.action}  {details_of(entry)}"
+    )
+    if sys.stdout.isatty():
+        text = text[: shutil.get_terminal_size().columns - 1]
+    return text.encode() + b"\n"
+
+
+def _picture(entry: Entry) -> bytes:
+    import hashlib
+
+    import msgspec
+
+    from tidewaiter.core.invisible import visible
+    from tidewaiter.core.tlog.merkle import leaf_hash
+
+    end = entry.offset + len(entry.line)
+    rows = {
+        "entry": f"{entry.head.index:,} at {entry.head.timestamp}",
+        "stands in": f"{entry.path}, bytes {entry.offset:,} to {end:,}",
+        "sha256": f"{hashlib.sha256(entry.line).hexdigest()}, the prev of the entry behind it",
+        "leaf hash": f"{leaf_hash(entry.line).hex()}, its place in the tree",
+    }
+    written = msgspec.json.format(entry.line, indent=2).decode(errors="replace")
+    lines = [*(f"{name:<11}{text}" for name, text in rows.items()), *written.splitlines()]
+    return "".join(f"{visible(line)}\n" for line in lines).encode()

@@ -1,176 +1,61 @@
 """The drill that tests/test_systemd.py runs inside the guest, as root, under a real systemd as PID 1.
 
 Owns: installing the shipped unit as the operator's guide says, feeding a stream without pause, and everything that
-happens to the daemon meanwhile. Leaves judging to the test: each step writes down what it saw, and `facts.json` in the
-output directory holds it all. A step that waits in vain ends the drill, with the journal in `journal.txt`.
-
-The package index is out of reach in the guest, so the virtual environment is made of the packages that the tests run
-with. `PYTHONPATH` plays no part: the unit's `python -I` would ignore it.
+happens to the daemon meanwhile. Leaves keys and witness to tests/systemd_evidence.py, and judging to the test: a step
+writes down what it saw, and `facts.json` in the output directory holds it all. A step that waits in vain ends the
+drill, with the journal in `journal.txt`.
 """
 
 from __future__ import annotations
 
 import argparse
 import grp
-import hashlib
-import importlib.metadata
 import json
 import os
 import pwd
 import random
 import re
-import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
-import tomllib
 import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from packaging.requirements import Requirement
+from systemd_evidence import SIGNED, Evidence
+from systemd_tools import (
+    LIBRARY,
+    REPOSITORY,
+    SPOOL,
+    STATE,
+    UNIT,
+    WITNESS,
+    configure,
+    drop_in,
+    install,
+    make_stream,
+    run,
+    sha256,
+    show,
+    size,
+    tidewaiter,
+    wait_for,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-REPOSITORY: Final = Path(__file__).resolve().parent.parent
-OPT: Final = Path("/opt/tidewaiter")
-STATE: Final = Path("/var/lib/tidewaiter")
-SPOOL: Final = Path("/var/spool/feed")
-# A shared libpython is looked for where it was built, which the sandbox may hide; the service must take this one.
-LIBRARY: Final = "[Service]\nEnvironment=LD_LIBRARY_PATH=/opt/tidewaiter/python/lib\n"
 # What the guide tells an operator to put into a drop-in.
 LOCAL: Final = (
     "[Unit]\nRequiresMountsFor=/var/spool/feed\nOnFailure=tidewaiter-failure@%n.service\n"
     "[Service]\nSupplementaryGroups=feed\n"
 )
-UNIT: Final = "tidewaiter.service"
 SECOND: Final = "tidewaiter@second.service"
 EVENTS: Final = 40_000
 PIECE_BYTES: Final = 16_384
 PIECE_SECONDS: Final = 0.04  # 400 kB/s, so that every blow falls while events flow
-TRANSIENT: Final = 30.0  # how long anything may take that takes a few seconds at most
-
-# The loop hangs for real: a signal handler that never returns holds the main thread in Python code, as an endless rule
-# or a blocked call would. Installed through a .pth file, so that the shipped code knows nothing of it.
-HANG: Final = """
-import signal, time
-def _hang(number, frame):
-    while True:
-        time.sleep(1)
-signal.signal(signal.SIGUSR2, _hang)
-"""
-
-
-# -- small tools -------------------------------------------------------------------------------------------------
-
-
-def run(*command: str | Path, check: bool = True, **more: Any) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end and return it with its output as text."""
-    done = subprocess.run(
-        [str(part) for part in command], capture_output=True, text=True, check=False, timeout=TRANSIENT, **more
-    )
-    if check and done.returncode != 0:
-        raise AssertionError(f"{command} ended with {done.returncode}: {done.stdout}{done.stderr}")
-    return done
-
-
-def wait_for(what: str, predicate: Callable[[], object], seconds: float = TRANSIENT) -> float:
-    """Return after how many seconds `predicate()` became true; AssertionError when it did not."""
-    start = time.monotonic()
-    while not predicate():
-        if time.monotonic() - start > seconds:
-            raise AssertionError(f"{what}: not within {seconds} s")
-        time.sleep(0.02)
-    return time.monotonic() - start
-
-
-def show(unit: str, name: str) -> str:
-    """Return one property of a unit."""
-    return run("systemctl", "show", "--value", f"--property={name}", unit).stdout.strip()
-
-
-def size(path: Path) -> int:
-    """Return the size of a file, 0 where there is none."""
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return 0
-
-
-def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-# -- installing --------------------------------------------------------------------------------------------------
-
-
-def needed_distributions(requirements: list[str]) -> set[str]:
-    """Return the names of the distributions that `requirements` need, themselves included."""
-    found: set[str] = set()
-    waiting = [Requirement(text) for text in requirements]
-    while waiting:
-        requirement = waiting.pop()
-        name = re.sub(r"[-_.]+", "-", requirement.name).lower()
-        if name in found or (requirement.marker is not None and not requirement.marker.evaluate({"extra": ""})):
-            continue
-        found.add(name)
-        waiting += [Requirement(text) for text in importlib.metadata.requires(name) or []]
-    return found
-
-
-def reachable_python() -> Path:
-    """Return this Python at a place that the service can see: ProtectHome= hides what lives in somebody's home."""
-    base = Path(sys.base_prefix)
-    if not any(base.is_relative_to(hidden) for hidden in ("/root", "/home", "/run", "/tmp")):
-        return base / "bin" / f"python3.{sys.version_info.minor}"
-    place = OPT / "python"
-    place.mkdir(parents=True)
-    run("mount", "--bind", base, place)
-    drop_in(UNIT, "python", LIBRARY)
-    drop_in("tidewaiter@.service", "python", LIBRARY)
-    return place / "bin" / f"python3.{sys.version_info.minor}"
-
-
-def drop_in(unit: str, name: str, text: str) -> None:
-    """Write one drop-in, as `systemctl edit` would."""
-    folder = Path(f"/etc/systemd/system/{unit}.d")
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{name}.conf").write_text(text)
-
-
-def install(package: Path) -> None:
-    """Put the virtual environment at /opt/tidewaiter/venv, then everything else with scripts/install-service."""
-    OPT.mkdir(parents=True)
-    python = reachable_python()
-    environment = {**os.environ, "LD_LIBRARY_PATH": str(python.parent.parent / "lib")}
-    run(python, "-I", "-m", "venv", "--without-pip", OPT / "venv", env=environment)
-    site = OPT / "venv" / "lib" / f"python3.{sys.version_info.minor}" / "site-packages"
-    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
-    for name in sorted(needed_distributions(project["dependencies"])):
-        distribution = importlib.metadata.distribution(name)
-        for file in distribution.files or []:
-            source, target = Path(str(distribution.locate_file(file))), site / str(file)
-            if ".." not in file.parts and source.is_file():  # no scripts, and no bytecode that was never made
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(source, target)
-    shutil.copytree(package, site / "tidewaiter", ignore=shutil.ignore_patterns("__pycache__"))
-    metadata = site / f"tidewaiter-{project['version']}.dist-info" / "METADATA"
-    metadata.parent.mkdir()
-    metadata.write_text(f"Metadata-Version: 2.1\nName: tidewaiter\nVersion: {project['version']}\n")
-    (site / "hang_on_request.py").write_text(HANG)
-    (site / "hang_on_request.pth").write_text("import hang_on_request\n")
-    run(OPT / "venv/bin/python", "-I", "-m", "compileall", "-q", site, env=environment)
-    run(REPOSITORY / "scripts/install-service", "--without-packages")
-
-
-def tidewaiter(*arguments: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
-    """Run the installed command as the operator would, as root."""
-    environment = {**os.environ, "LD_LIBRARY_PATH": str(OPT / "python/lib"), "NO_COLOR": "1"}
-    return run(OPT / "venv/bin/python", "-I", "-m", "tidewaiter", *arguments, check=check, env=environment)
 
 
 # -- the stream --------------------------------------------------------------------------------------------------
@@ -224,25 +109,6 @@ class Feeder(threading.Thread):
             )
         self._stream.rename(self._stream.with_name(f"{self._stream.name}.1"))
         make_stream(self._stream)
-
-
-def make_stream(path: Path) -> None:
-    """Create an empty stream that only root and the group `feed` may read."""
-    path.touch()
-    os.chown(path, 0, grp.getgrnam("feed").gr_gid)
-    path.chmod(0o640)
-
-
-def configure(name: str, stream: Path, state: Path, policies: str = "") -> Path:
-    """Write the configuration of one instance and return its place."""
-    text = (REPOSITORY / "systemd/service.toml").read_text()
-    text = text.replace("/var/spool/tidewaiter/events.jsonl", str(stream))
-    text = text.replace('dir = "/var/lib/tidewaiter"', f'dir = "{state}"')
-    file = Path(f"/etc/tidewaiter/{name}.toml")
-    file.write_text(text + policies)
-    file.chmod(0o640)
-    os.chown(file, 0, grp.getgrnam("tidewaiter").gr_gid)
-    return file
 
 
 # -- the drill ---------------------------------------------------------------------------------------------------
@@ -415,9 +281,17 @@ class Drill:
             show("tidewaiter@third.service", "NRestarts"),
         ]
 
+    def verify_units(self) -> None:
+        """Let systemd itself judge the installed units, drop-ins included."""
+        units = sorted(str(file) for file in Path("/etc/systemd/system").glob("tidewaiter*.service"))
+        said = run("systemd-analyze", "verify", "--man=no", *units, check=False)
+        self.facts["verified"] = [Path(unit).name for unit in units]
+        self.facts["complaints"] = [line for line in said.stderr.splitlines() if "tidewaiter" in line]
+
     def keep_journal(self) -> None:
         """Write down what the journal holds, as a log shipper would read it."""
-        journal = run("journalctl", "--no-pager", "-o", "json", "-u", UNIT, "-u", SECOND, "-u", "tidewaiter-failure@*")
+        units = (UNIT, SECOND, SIGNED, WITNESS, "tidewaiter-failure@*")
+        journal = run("journalctl", "--no-pager", "-o", "json", *(f"--unit={unit}" for unit in units))
         (self.out / "journal.jsonl").write_text(journal.stdout)
 
 
@@ -428,6 +302,7 @@ def main() -> int:
     parser.add_argument("--package", type=Path, default=REPOSITORY / "daemon/tidewaiter")
     arguments = parser.parse_args()
     drill = Drill(arguments.out, arguments.package)
+    evidence = Evidence(drill.facts)
     steps: list[tuple[str, Callable[[], None]]] = [
         ("prepare", drill.prepare),
         ("start", drill.start),
@@ -441,6 +316,10 @@ def main() -> int:
         ("readers", drill.readers),
         ("halt", drill.halt),
         ("misconfigured", drill.misconfigured),
+        ("witness", evidence.start_witness),
+        ("sign", evidence.sign),
+        ("roll back", evidence.roll_back),
+        ("verify units", drill.verify_units),
         ("journal", drill.keep_journal),
     ]
     timings = drill.facts["timings"] = {}

@@ -53,17 +53,27 @@ def test_key_that_others_can_get_at_is_refused(file: Path, mode: int) -> None:
 
 
 @pytest.mark.parametrize(("mode", "accepted"), [(0o400, True), (0o440, True), (0o640, True), (0o444, False)])
-def test_credential_may_be_readable_for_its_group(tmp_path: Path, file: Path, mode: int, accepted: bool) -> None:
-    """The service manager lets in whom it must, and never everybody."""
-    credential = file.rename(tmp_path / CREDENTIAL)
+@pytest.mark.parametrize("name", [CREDENTIAL, "tidewaiter-witness-key"])
+def test_credential_may_be_readable_for_its_group(
+    tmp_path: Path, file: Path, name: str, mode: int, accepted: bool
+) -> None:
+    """The service manager lets in whom it must, and never everybody, whatever the key is for."""
+    credential = file.rename(tmp_path / name)
     credential.chmod(mode)
     environment = {CREDENTIALS_VARIABLE: str(tmp_path)}
-    assert find_key_file(None, environment) == credential
     if accepted:
         assert len(read_key_file(credential, environment)) == 1
         return
     with pytest.raises(ConfigError, match="others can get at"):
         read_key_file(credential, environment)
+
+
+def test_only_what_lies_in_the_credentials_directory_is_a_credential(tmp_path: Path, file: Path) -> None:
+    """A key beside or below it, or with no such directory, must be closed to the group as any other file."""
+    file.chmod(0o640)
+    for directory in ("", str(tmp_path / "other"), str(tmp_path.parent)):
+        with pytest.raises(ConfigError, match="others can get at"):
+            read_key_file(file, {CREDENTIALS_VARIABLE: directory})
 
 
 def test_configured_file_goes_before_the_credential(tmp_path: Path, file: Path) -> None:

@@ -1,6 +1,7 @@
 """The shipped units: what they say, and what they do under a real systemd.
 
-The drill (tests/systemd_drill.py) runs once, in a guest whose PID 1 is systemd; the tests judge what it wrote down.
+The drill (tests/systemd_drill.py and tests/systemd_evidence.py) runs once, in a guest whose PID 1 is systemd; the tests
+judge what it wrote down.
 """
 
 from __future__ import annotations
@@ -18,8 +19,11 @@ import pytest
 
 from support import REPOSITORY
 from tidewaiter.core import errors
+from tidewaiter.core.tlog.checkpoints import parse_tree_head
+from tidewaiter.core.tlog.notes import parse_note, parse_vkey, verified
 from tidewaiter.shell.settings import Overrides
 from tidewaiter.shell.settings_file import load_settings
+from tidewaiter.shell.verify import EXIT_UNANCHORED, EXIT_UNDECIDABLE
 
 UNITS = REPOSITORY / "systemd"
 GUEST = REPOSITORY / "tests/systemd_guest.sh"
@@ -27,6 +31,7 @@ DRILL = REPOSITORY / "tests/systemd_drill.py"
 GUIDE = UNITS / "README.md"
 DAEMONS = ("tidewaiter.service", "tidewaiter@.service")
 CAP_SYS_ADMIN = 1 << 21
+EXIT_CREDENTIALS = 243  # systemd.exec(5): the credentials of a unit could not be set up
 # What is not JSON: the last line of a command that failed, for people, and what the interpreter itself writes when the
 # watchdog aborts it: where each thread stood.
 PLAIN = re.compile(
@@ -51,23 +56,37 @@ def test_the_template_differs_from_the_single_unit_only_in_names() -> None:
     """Both units are one sandbox: a line hardened in one of them alone would be a hole in the other."""
     single, template = (directives(unit) for unit in DAEMONS)
     differing = {key for key in single.keys() | template.keys() if single.get(key) != template.get(key)}
-    assert differing == {"Description", "RequiresMountsFor", "ExecStart", "SyslogIdentifier", "StateDirectory"}
+    assert differing == {
+        "Description", "RequiresMountsFor", "ExecStart", "SyslogIdentifier", "StateDirectory", "LoadCredential",
+    }  # fmt: skip
     for key in differing - {"Description"}:
         shown = (
             template[key][0]
             .replace("tidewaiter@%i", "tidewaiter")
             .replace("/tidewaiter/%i.toml", "/tidewaiter/tidewaiter.toml")
+            .replace("tidewaiter-log-key.%i", "tidewaiter-log-key")
         )
         assert shown.replace("tidewaiter/%i", "tidewaiter") == single[key][0]
 
 
 def test_exit_codes_that_need_a_person_are_not_restarted() -> None:
-    """RestartPreventExitStatus= names exactly usage, halt and integrity."""
-    for unit in DAEMONS:
+    """RestartPreventExitStatus= names exactly usage, halt and integrity, and a key that systemd could not hand over."""
+    halted = dict.fromkeys(DAEMONS, f"{errors.EXIT_HALTED} ")
+    for unit in (*DAEMONS, "tidewaiter-witness.service"):
         assert directives(unit)["RestartPreventExitStatus"] == [
-            f"{errors.EXIT_USAGE} {errors.EXIT_HALTED} {errors.EXIT_INTEGRITY}"
+            f"{errors.EXIT_USAGE} {halted.get(unit, '')}{errors.EXIT_INTEGRITY} {EXIT_CREDENTIALS}"
         ]
         assert directives(unit)["Restart"] == ["on-failure"]
+        assert directives(unit)["RestartForceExitStatus"] == ["SIGHUP"]
+
+
+def test_install_service_installs_every_unit_and_enables_none() -> None:
+    """A unit that is shipped is installed, the witness's too; which of them run is for the operator to say."""
+    script = (REPOSITORY / "scripts/install-service").read_text(encoding="utf-8")
+    listed = re.search(r"^for unit in (.*); do$", script, re.MULTILINE)
+    assert listed is not None
+    assert sorted(listed[1].split()) == sorted(file.name for file in UNITS.glob("*.service"))
+    assert not re.search(r"systemctl[^\n]* (enable|start|restart)\b(?!.*\\n')", script)
 
 
 @pytest.mark.parametrize("unit", DAEMONS)
@@ -103,8 +122,11 @@ def test_the_configuration_of_the_service_is_accepted(tmp_path: Path) -> None:
 
 
 def test_the_guide_explains_every_exit_code() -> None:
-    """The table of exit codes has one row for each, no more."""
-    codes = {value for name, value in vars(errors).items() if name.startswith("EXIT_")}
+    """The table of exit codes has one row for each, those of `verify` included, no more."""
+    codes = {value for name, value in vars(errors).items() if name.startswith("EXIT_")} | {
+        EXIT_UNANCHORED,
+        EXIT_UNDECIDABLE,
+    }
     rows = {int(code) for code in re.findall(r"^\| `(\d)` \|", GUIDE.read_text(encoding="utf-8"), flags=re.MULTILINE)}
     assert rows == codes
 
@@ -134,11 +156,12 @@ class Seen:
         return self.facts[name]
 
     def messages(self) -> list[tuple[dict[str, Any], str]]:
-        """Return what the daemon itself wrote to the journal: entry and message."""
+        """Return what daemon and witness themselves wrote to the journal: entry and message."""
         return [
             (entry, text_of(entry["MESSAGE"]))
             for entry in self.journal
-            if entry.get("_TRANSPORT") == "stdout" and re.match(r"tidewaiter(@|$)", entry.get("SYSLOG_IDENTIFIER", ""))
+            if entry.get("_TRANSPORT") == "stdout"
+            and re.match(r"tidewaiter(@|-witness$|$)", entry.get("SYSLOG_IDENTIFIER", ""))
         ]
 
 
@@ -266,6 +289,7 @@ class TestUnderSystemd:
         assert told == [
             "tidewaiter@second.service stays down: exit-code, exit status 3",
             "tidewaiter@third.service stays down: exit-code, exit status 2",
+            "tidewaiter@signed.service stays down: exit-code, exit status 4",
         ]
 
     def test_skip_lets_a_halted_stream_go_on(self, seen: Seen) -> None:
@@ -291,6 +315,63 @@ class TestUnderSystemd:
         assert re.search(r"^tidewaiter_up\{.*\} 1$", seen["figures"], re.MULTILINE)
         assert re.search(r"^tidewaiter_lag_bytes\{.*\} 0$", seen["figures"], re.MULTILINE)
         assert seen["figures_mode"] == "0o644"
+
+    def test_systemd_understands_every_unit(self, seen: Seen) -> None:
+        """`systemd-analyze verify` finds nothing to say about what was installed."""
+        assert set(seen["verified"]) >= {*DAEMONS, "tidewaiter-failure@.service", "tidewaiter-witness.service"}
+        assert seen["complaints"] == []
+
+    def test_log_without_a_key_is_not_signed(self, seen: Seen) -> None:
+        """A missing key file is no error: the unit starts, and the checkpoint says what it is worth."""
+        assert parse_note(seen["unsigned_checkpoint"].encode(), unsigned=True).signatures == ()
+
+    def test_key_in_the_credential_store_signs_the_log(self, seen: Seen) -> None:
+        """Put there and nothing else done, the key's signature is on the checkpoint and gives the log its name."""
+        note = parse_note(seen["witnessed"][0]["checkpoint"].encode())
+        key = parse_vkey(seen["log_vkey"])
+        assert verified(note, [key]) == [key]
+        assert parse_tree_head(note.text).origin == "bank.example/transfers"
+
+    def test_key_that_takes_over_signs_after_a_restart(self, seen: Seen) -> None:
+        """`keys rotate` as root reaches the running daemon in its sandbox; systemd's next copy has both keys."""
+        note = parse_note(seen["witnessed"][1]["checkpoint"].encode())
+        keys = [parse_vkey(seen[name]) for name in ("log_vkey", "rotated_vkey")]
+        assert verified(note, keys) == keys
+
+    def test_key_is_read_by_its_daemon_only(self, seen: Seen) -> None:
+        """Not another daemon of the same user, nor a member of the group, nor the witness; the file is root's alone."""
+        copy = "/run/credentials/tidewaiter@signed.service/tidewaiter-log-key"
+        assert seen["key_readers"] == {copy: ["its daemon"]}
+
+    def test_witness_runs_in_its_sandbox(self, seen: Seen) -> None:
+        """It is ready under a user of its own, without a capability, under seccomp."""
+        process = seen["witness_process"]
+        assert re.search(rf"^Uid:(\t{seen['witness_uid']}){{4}}$", process, re.MULTILINE)
+        assert seen["witness_uid"] != seen["service_uid"]
+        assert re.search(r"^CapBnd:\t0+$", process, re.MULTILINE)
+        assert re.search(r"^NoNewPrivs:\t1$", process, re.MULTILINE)
+        assert re.search(r"^Seccomp:\t2$", process, re.MULTILINE)
+
+    def test_witness_without_a_key_stays_down(self, seen: Seen) -> None:
+        """The manager says that it found none, and does not try again every two seconds."""
+        assert seen["witness_without_key"] == [str(EXIT_CREDENTIALS), "0"]
+
+    def test_witness_cosigns_what_a_daemon_in_its_sandbox_shows_it(self, seen: Seen) -> None:
+        """With the network opened as the guide says, before and after a restart of the witness: it forgets nothing."""
+        keys = [parse_vkey(seen[name]) for name in ("log_vkey", "witness_vkey")]
+        notes = [parse_note(pair["witnessed"].encode()) for pair in seen["witnessed"]]
+        assert [verified(note, keys) for note in notes] == [keys, keys]
+        first, second = (parse_tree_head(note.text).size for note in notes)
+        logged = [json.loads(text) for entry, text in seen.messages() if "witness.started" in text]
+        assert logged[0]["sizes"] == {}
+        assert first <= logged[-1]["sizes"].get("bank.example/transfers", 0) < second
+
+    def test_rolled_back_state_is_refused_and_stays_down(self, seen: Seen) -> None:
+        """The witness has seen more: exit 4, no restart, and the witness is none the worse for it."""
+        assert seen["start_after_roll_back"] != 0
+        assert seen["roll_back"] == ["exit-code", str(errors.EXIT_INTEGRITY), "0"]
+        assert seen["witness_state"] == "active"
+        assert any("rolled back or forked" in text for _, text in seen.messages())
 
     def test_journal_is_json_with_priorities(self, seen: Seen) -> None:
         """`journalctl -o json` parses; each message of the daemon is JSON, its level the journal's priority."""

@@ -24,25 +24,27 @@ if TYPE_CHECKING:
     from tidewaiter.edges.durable import Disk
 
 CREDENTIAL: Final = "tidewaiter-log-key"
-"""The name under which systemd hands the key over: ``LoadCredential=tidewaiter-log-key:FILE``."""
+"""The name under which systemd hands a log's key over: ``LoadCredential=tidewaiter-log-key:FILE``."""
 CREDENTIALS_VARIABLE: Final = "CREDENTIALS_DIRECTORY"
 FILE_MODE: Final = 0o600
 MAX_BYTES: Final = 64 << 10
 SEED_BYTES: Final = 32
-_HEADER: Final = "# Private keys of a tidewaiter log. Whoever can read this file can sign in the log's name.\n"
+_HEADER: Final = "# Private keys, for tidewaiter. Whoever can read this file can sign in their name.\n"
 
 
 def find_key_file(configured: Path | None, environment: Mapping[str, str] = os.environ) -> Path | None:
     """Return where the keys are: the `configured` file, else the credential where systemd passed one, else None."""
     if configured is not None:
         return configured
-    credential = _credential(environment)
+    directory = environment.get(CREDENTIALS_VARIABLE)
+    credential = Path(directory) / CREDENTIAL if directory else None
     return credential if credential is not None and os.path.lexists(credential) else None
 
 
 def is_credential(path: Path, environment: Mapping[str, str] = os.environ) -> bool:
-    """Return whether this is systemd's copy, made when the service starts: nobody writes it, and it does not change."""
-    return path == _credential(environment)
+    """Return whether this is a copy that systemd made when the service started: nobody writes it or changes it."""
+    directory = environment.get(CREDENTIALS_VARIABLE)
+    return bool(directory and path.parent == Path(directory))
 
 
 def read_key_file(path: Path, environment: Mapping[str, str] = os.environ) -> list[SigningKey]:
@@ -66,7 +68,7 @@ def create_key_file(disk: Disk, path: Path, key: SigningKey, owner: tuple[int, i
     if os.path.lexists(path):
         raise ConfigError(
             f"{path}: is there already, a key is never overwritten",
-            hint="name another file; or: tidewaiter keys rotate",
+            hint="name another file; a log's next key: tidewaiter keys rotate",
         )
     _replace(disk, path, _HEADER + key.encode() + "\n", owner)
 
@@ -80,11 +82,6 @@ def add_key(disk: Disk, path: Path, key: SigningKey, retired: Collection[str], o
     kept = [line for line, old in lines if old is None or str(old.verifier) not in retired]
     _replace(disk, path, "".join(f"{line}\n" for line in [*kept, key.encode()]), owner)
     return len(lines) - len(kept)
-
-
-def _credential(environment: Mapping[str, str]) -> Path | None:
-    directory = environment.get(CREDENTIALS_VARIABLE)
-    return Path(directory) / CREDENTIAL if directory else None
 
 
 def _parsed(path: Path, *, credential: bool) -> list[tuple[str, SigningKey | None]]:
@@ -106,7 +103,7 @@ def _parsed(path: Path, *, credential: bool) -> list[tuple[str, SigningKey | Non
                 raise ConfigError(f"{path}:{number}: is the key of line {first} again", hint="remove one of them")
         parsed.append((line, key))
     if not seen:
-        raise ConfigError(f"{path}: holds no key", hint="make one: tidewaiter keys new")
+        raise ConfigError(f"{path}: holds no key", hint="make one: tidewaiter keys new, for a witness: witness new")
     return parsed
 
 
@@ -126,7 +123,8 @@ def _read(path: Path, *, credential: bool) -> bytes:
         if status.st_mode & others:
             raise ConfigError(
                 f"{path}: others can get at the private key (mode {stat.S_IMODE(status.st_mode):04o})",
-                hint=f"chmod 600 {path}; if somebody may have read it, let a new key take over: tidewaiter keys rotate",
+                hint=f"chmod 600 {path}; if somebody may have read it, replace it: a log's key with "
+                "tidewaiter keys rotate, a witness with a new one",
             )
         data = os.read(fd, MAX_BYTES + 1)
     except OSError as error:

@@ -103,7 +103,9 @@ def _evidence(settings: Settings) -> list[str]:
     origin_for(settings, keys)
     cosigning = Cosigning.of(settings.evidence.policy)
     witnesses = cosigning.asked if cosigning is not None else []
-    signed = [f"signed by {key.verifier}" for key in keys] or ["not signed; a key is made with tidewaiter keys new"]
+    signed = [f"signed by {key.verifier}" for key in keys] or [
+        "no key was given to this command: the log is not signed, unless the service gets one from systemd"
+    ]
     return [*signed, *(f"cosigned by {name}, {url}" for name, url in witnesses)]
 
 

@@ -31,10 +31,10 @@ if TYPE_CHECKING:
     from tidewaiter.shell.settings import Settings
 
 EXAMPLE = (
-    "Examples: [bold]tidewaiter keys new --key /etc/tidewaiter/log.key[/bold]\n\n"
+    "Examples: [bold]tidewaiter keys new --key /etc/credstore/tidewaiter-log-key[/bold]\n\n"
     "[bold]tidewaiter keys show --state-dir /var/lib/tidewaiter[/bold]"
 )
-NEW_EXAMPLE = "Example: [bold]tidewaiter keys new --key /etc/tidewaiter/log.key[/bold]"
+NEW_EXAMPLE = "Example: [bold]tidewaiter keys new --key /etc/credstore/tidewaiter-log-key[/bold]"
 ROTATE_EXAMPLE = "Example: [bold]tidewaiter keys rotate --reason 'once a year' --actor 'J. Doe'[/bold]"
 REVOKE_EXAMPLE = (
     "Example: [bold]tidewaiter keys revoke 530d903a --last-trusted-index 48213 --reason 'stolen, ticket 1234' "
@@ -84,8 +84,8 @@ def new(
         f"\nThe private key is in {file}. Whoever can read that file can sign in the log's name.\n"
         "1. Keep the line above, the vkey, outside of this machine: with the auditor, in another department's\n"
         "   repository. A vkey that is found beside the log proves nothing: tidewaiter verify --key VKEY\n"
-        f'2. Tell the daemon: key = "{file}" under [evidence]; or, so that the daemon\'s user cannot read the\n'
-        f"   file itself, with systemd: LoadCredential=tidewaiter-log-key:{file}\n"
+        f'2. Tell the daemon: key = "{file}" under [evidence]. The service needs no setting: as\n'
+        "   /etc/credstore/tidewaiter-log-key, owned by root, systemd hands it over, and only to the daemon.\n"
         "3. Restart it. A log that has a key already goes on with that one: tidewaiter keys rotate"
     )
 

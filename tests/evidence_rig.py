@@ -151,13 +151,14 @@ def flip(path: Path, offset: int) -> None:
 
 
 def forge(
-    state: Path, change: Callable[[int, bytes], bytes | None], keys: Sequence[SigningKey], *, now: int = 0
+    state: Path, change: Callable[[int, bytes], bytes | None], keys: Sequence[SigningKey], *, agree: bool = True
 ) -> None:
     """Rewrite the whole state directory so that everything agrees: chain, batches, projections, tree, checkpoints.
 
     `change` gets the index and line of each entry and returns what stands in its place, of which prev and index are
     filled in, or None to leave the entry out with all that follow. Records keep their lengths. The log ends up with one
-    checkpoint, signed with `keys`. Snapshots go: nothing needs them.
+    checkpoint, signed with `keys`. Snapshots go: nothing needs them. With `agree` False, what batches and the
+    beginnings of segments say is left as `change` made it.
     """
     segments = sorted((state / "audit").glob("audit-*.jsonl"))
     ledger, head, index = Ledger(), audit.GENESIS, 0
@@ -175,13 +176,13 @@ def forge(
                 break
             entry = audit.read_head(changed)
             assert entry is not None
-            if entry.action == audit.SEGMENT_OPENED:
+            if entry.action == audit.SEGMENT_OPENED and agree:
                 changed = _with(changed, predecessor=before[0], predecessor_length=before[1])
             elif entry.action in actions:
                 name = actions[entry.action]
                 batch[name] += audit.record_of(changed)
             elif entry.action == audit.BATCH_COMMITTED:
-                changed = _recommitted(changed, ledger, batch)
+                changed = _recommitted(changed, ledger, batch) if agree else changed
                 for name, data in batch.items():
                     projections[name].append(data)
                 batch = dict.fromkeys(audit.PROJECTIONS, b"")
@@ -201,7 +202,7 @@ def forge(
     (state / "checkpoint.json").write_bytes(encode_checkpoint(ledger, mark, "2026-01-01T00:00:00.000000Z"))
     for path in (state / "snapshots").iterdir():
         path.unlink()
-    sign_anew(state, ledger.origin, mark, keys, now=now)
+    sign_anew(state, ledger.origin, mark, keys)
 
 
 def _with(line: bytes, **members: Any) -> bytes:
@@ -231,12 +232,12 @@ def _rewrite_projections(state: Path, contents: dict[str, bytes]) -> None:
         (state / f"{name}.jsonl").write_bytes(content[sealed:])
 
 
-def sign_anew(state: Path, origin: str, mark: AuditMark, keys: Sequence[SigningKey], *, now: int = 0) -> None:
+def sign_anew(state: Path, origin: str, mark: AuditMark, keys: Sequence[SigningKey]) -> None:
     """Make tree, tiles and one checkpoint anew."""
     shutil.rmtree(state / "tlog", ignore_errors=True)
     follower = TreeFollower(Disk(), state, origin, mark)
     follower.catch_up(mark)
-    follower.publish(keys, now)
+    follower.publish(keys, 0)
 
 
 # -- witnesses ---------------------------------------------------------------------------------------------------------

@@ -28,6 +28,7 @@ from tidewaiter.shell.commands import (
     run,
     skip,
     status,
+    verify,
     witness,
 )
 
@@ -38,7 +39,7 @@ app = typer.Typer(
     name="tidewaiter",
     help="Watch an append-only stream of events, flag what the rules describe, and keep the evidence.",
     epilog="Exit codes: 0 clean, 1 unexpected, 2 usage or configuration, 3 halted by a data policy or a gap, "
-    "4 integrity refused, 5 the disk did not confirm a write.",
+    "4 integrity refused, 5 the disk did not confirm a write, 6 intact but not anchored outside, 7 undecidable.",
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
@@ -57,6 +58,7 @@ app.add_typer(
     epilog=rules.TEST_EXAMPLE,
 )
 app.add_typer(audit.audit, name="audit", help="Look at the audit log: its end, one entry, or an export.")
+app.command("verify", epilog=verify.EXAMPLE)(verify.verify)
 app.command("prove", epilog=prove.EXAMPLE)(prove.prove)
 app.command("bundle", epilog=bundle.EXAMPLE)(bundle.bundle)
 app.add_typer(keys.keys, name="keys", help="Make, rotate, revoke and show the keys that sign the audit log.")

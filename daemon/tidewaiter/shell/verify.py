@@ -1,0 +1,312 @@
+"""``tidewaiter verify``: what the state directory claims, checked against itself and against what is held outside.
+
+Owns: the order of the checks, and what their findings mean together (`Verdict`). Leaves each check to its room: the log
+(`verify_log`), its tree (`verify_tree`), whose word it is (`verify_trust`), the files beside it (`verify_files`), the
+input (`verify_input`), the flags derived again (`verify_replay`), and the table (`verify_table`). Reads only, takes no
+lock, and works beside a running daemon: what it writes after the beginning is no part of the verification.
+
+Order: what can only be behind the audit log is looked at first, then the log up to where it ends at that moment, then
+everything else is compared with it.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Protocol
+
+from msgspec import Struct
+
+from tidewaiter.core.errors import EXIT_CLEAN, EXIT_INTEGRITY, ConfigError
+from tidewaiter.core.key_decisions import REVOKED
+from tidewaiter.core.tlog.checkpoints import TreeHead, parse_tree_head
+from tidewaiter.core.tlog.notes import NoteError, verified
+from tidewaiter.edges.lock import probe
+from tidewaiter.edges.tree_files import TreeFiles
+from tidewaiter.shell.state_owner import read_owner, refuse_no_state
+from tidewaiter.shell.verify_files import Beside
+from tidewaiter.shell.verify_findings import MISSING, TAMPERED, Finding, Findings
+from tidewaiter.shell.verify_input import InputRanges
+from tidewaiter.shell.verify_log import AuditFile, Collector, LogPass, parse_time, pin
+from tidewaiter.shell.verify_replay import Timeline, check_replay
+from tidewaiter.shell.verify_table import Row, table
+from tidewaiter.shell.verify_tree import TreeResult, TreeTask, begin_tree
+from tidewaiter.shell.verify_trust import Anchors, Checkpoints, Given, compare_head, read_vkey
+
+if TYPE_CHECKING:
+    from tidewaiter.core.audit import BatchCommitted, Decision, KeyRecorded
+    from tidewaiter.shell.verify_log import Stop
+
+SIGNED_WITHIN: Final = dt.timedelta(seconds=60)
+"""A running daemon signs what it commits much faster; entries that wait longer are waiting for nobody."""
+EXIT_UNANCHORED: Final = 6
+EXIT_UNDECIDABLE: Final = 7
+WORDS: Final = {
+    EXIT_CLEAN: "intact, and anchored outside",
+    EXIT_INTEGRITY: "TAMPERED",
+    EXIT_UNANCHORED: "intact, but not anchored outside",
+    EXIT_UNDECIDABLE: "undecidable: files are missing",
+}
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What to verify. `since` and `until` (UTC text, may be empty) choose the batches whose input is hashed."""
+
+    state: Path
+    stream: Path | None
+    given: Given
+    since: str = ""
+    until: str = ""
+    replay: bool = False
+
+
+class Verdict(Struct, frozen=True):
+    """What came of it. `log` is the log's name, `head` the root (hex) over all `entries`, None where it is unknown."""
+
+    exit_status: int
+    verdict: str
+    state: str
+    log: str
+    entries: int
+    head: str | None
+    audit_bytes: int
+    input_bytes: int
+    signed: int | None
+    anchored: int | None
+    findings: list[Finding]
+    unlisted: int
+    first: Finding | None
+    table: list[Row]
+    notes: list[str]
+
+
+class Watcher(Protocol):
+    """Is told how far the work is."""
+
+    def add(self, phase: str, done: int, total: int) -> None:
+        """`done` more bytes of `total` of a phase are done."""
+
+
+def verify(wanted: Wanted, watcher: Watcher) -> Verdict:
+    """Verify a state directory. Raises ConfigError where there is none, or where it cannot be read at all."""
+    state = wanted.state
+    if not state.is_dir():
+        raise ConfigError(f"{state}: there is no such state directory", hint="name it with --state-dir")
+    try:
+        refuse_no_state(state)
+        return _Verification(wanted, watcher).run()
+    except OSError as error:
+        raise ConfigError(
+            f"{error.filename or state}: cannot be read: {error.strerror}",
+            hint="run this as a member of the file's group",
+        ) from error
+
+
+def verify_file(path: Path, given: Given, watcher: Watcher) -> Verdict:
+    """Verify an audit log that is one file, such as `tidewaiter.AuditLogger` writes. Raises ConfigError."""
+    findings = Findings()
+    try:
+        file = AuditFile(path, path.stat().st_size, 0)
+        log = LogPass([file], findings, stops=(), collector=_told(watcher, file.size), named=False)
+        log.run()
+        held = _head_of(given)
+        tree = begin_tree(TreeTask(None, [file], [] if held is None else [held.size], 0))()
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}", hint="name an audit file") from error
+    if log.torn:
+        findings.note(f"{path}: {len(log.torn)} bytes behind the last whole entry are ignored")
+    anchors = Anchors(tree.leaves, given=["since"] if held is not None else [])
+    anchors.held = _held(given, tree, findings, log.keys)
+    return _verdict(str(path), log, tree, anchors, findings, file.size, 0)
+
+
+class _Verification:
+    def __init__(self, wanted: Wanted, watcher: Watcher) -> None:
+        self.wanted, self.watcher = wanted, watcher
+        self.findings = Findings()
+        self.timeline = Timeline()
+        self.ranges = InputRanges(self.findings, wanted.since, wanted.until)
+
+    def run(self) -> Verdict:
+        state, findings, given = self.wanted.state, self.findings, self.wanted.given
+        alive = probe(state / "lock") is not None
+        beside = Beside(state, findings, alive=alive)
+        checkpoints = Checkpoints(TreeFiles(state), findings)
+        files = pin(state)
+        held = _head_of(given)
+        sizes = {each.head.size for each in checkpoints.signed} | {checkpoints.size}
+        total = sum(file.size for file in files)
+        keeps_tiles = state if (state / "tlog").is_dir() else None
+        heads = sizes if held is None else sizes | {held.size}
+        result = begin_tree(TreeTask(keeps_tiles, files, sorted(heads), checkpoints.size))
+        stops = (
+            beside.stops
+            | {checkpoints.size + 1}
+            | (sizes | {size + 1 for size in sizes} if given.policy is not None else set())
+        )
+        collector = _told(self.watcher, total)
+        collector.batch, collector.decision = self._batch, self._decision
+        log = LogPass(files, findings, stops=stops, projections=beside.projections(), collector=collector)
+        log.run()
+        tree = result()
+        for each in tree.findings.listed:
+            findings.take(each)
+        for note in tree.findings.notes:
+            findings.note(note)
+        anchors = self._trust(checkpoints, log, tree)
+        beside.judge(log, files)
+        if log.first:
+            what = f"entries 0 to {log.first - 1} are gone: older audit segments were removed"
+            findings.missing("chain", what, state / "audit", index=0)
+        if log.torn and not alive:
+            findings.note(
+                f"{len(log.torn)} bytes behind the last whole entry are what a crash left; the next start cuts them"
+            )
+        self._input(log)
+        behind = log.index - checkpoints.size
+        if alive and _moments_ago(log.stops.get(checkpoints.size + 1)):  # it is about to sign them
+            behind = 0
+        return _verdict(str(state), log, tree, anchors, findings, total, self.ranges.bytes, unsigned=behind)
+
+    def _batch(self, batch: BatchCommitted, index: int, time: str) -> None:
+        self.ranges.add(batch, index, time)
+        if self.wanted.replay:
+            self.timeline.batch(batch, index, time)
+
+    def _decision(self, decision: Decision, index: int) -> None:
+        if self.wanted.replay:
+            self.timeline.decision(decision, index)
+
+    def _trust(self, checkpoints: Checkpoints, log: LogPass, tree: TreeResult) -> Anchors:
+        given, findings, origin = self.wanted.given, self.findings, log.ledger.origin
+        checkpoints.compare(tree, origin)
+        complete = log.first == 0
+        checkpoints.verify(given, [key.vkey for key in log.ledger.keys], tree.roots, complete=complete)
+        anchors = checkpoints.anchor(given, log.keys, log.index, _held(given, tree, findings, log.keys))
+        checkpoints.check_cosigned_times(log.stops)
+        pinned = {str(key) for key in given.log_keys if key.name == origin}
+        revoked = {record.vkey for _, record in log.keys if record.decision == REVOKED}
+        if given.log_keys and not pinned:
+            findings.tampered(
+                "signatures", "the log's name is not that of the pinned key", checkpoints.path,
+                expected=" or ".join(sorted({key.name for key in given.log_keys})), found=origin,
+            )  # fmt: skip
+        elif pinned - revoked and not anchors.vouched and complete and checkpoints.newest is not None:
+            findings.tampered(
+                "signatures", "no checkpoint of this log is signed by the pinned key: the key was exchanged, the "
+                "signatures were removed, or another key was pinned", checkpoints.path / "checkpoint",
+                expected=" or ".join(sorted(pinned)), found=_named(checkpoints),
+            )  # fmt: skip
+        if origin and checkpoints.newest is None:
+            what = "is missing: it was removed, or none was written yet"
+            findings.missing("checkpoints", what, checkpoints.path / "checkpoint")
+        return anchors
+
+    def _input(self, log: LogPass) -> None:
+        state, stream = self.wanted.state, self.wanted.stream
+        owner = read_owner(state)
+        if stream is None and owner is not None:
+            stream = Path(owner.path)
+        done = self.ranges.bytes
+        self.ranges.check(stream, log.ledger.closed, lambda count: self.watcher.add("input", count, done))
+        if not self.wanted.replay:
+            return
+        if any(each.check == "archive" for each in self.findings.listed):
+            self.findings.note("nothing was derived again: the archived rules are not all as they were")
+            return
+        reached = 0
+
+        def alive(offset: int) -> None:
+            nonlocal reached
+            self.watcher.add("replay", offset - reached, log.ledger.global_offset)
+            reached = offset
+
+        check_replay(state, stream, log.ledger, self.timeline, self.findings, alive)
+
+
+def _moments_ago(stop: Stop | None) -> bool:
+    time = None if stop is None else parse_time(stop.time)
+    return time is None or dt.datetime.now(dt.UTC) - time < SIGNED_WITHIN
+
+
+def _told(watcher: Watcher, total: int) -> Collector:
+    return Collector(progress=lambda count: watcher.add("audit log", count, total))
+
+
+def _head_of(given: Given) -> TreeHead | None:
+    return None if given.since is None else parse_tree_head(given.since.text)
+
+
+def _held(given: Given, tree: TreeResult, findings: Findings, keys: list[tuple[int, KeyRecorded]]) -> int | None:
+    """Return how far the held checkpoint stands for the log: its size, where the log continues it and it is signed."""
+    head = _head_of(given)
+    if head is None or given.since is None or not compare_head(head, tree, findings, given.since_file, 0):
+        return None
+    # what the held root covers names the log's keys as surely as the root itself
+    named = {read_vkey(record.vkey) for index, record in keys if index < head.size}
+    vouched = {key for key in named if key is not None} | given.log_keys
+    try:
+        signed = bool(verified(given.since, vouched)) or (
+            given.policy is not None and given.policy.quorum is not None and given.policy.judge(given.since).quorum
+        )
+    except NoteError as error:
+        raise ConfigError(
+            f"{given.since_file}: {error}", hint="this copy of the checkpoint was changed; use another"
+        ) from error
+    if not signed:
+        findings.note(
+            f"{given.since_file}: the log continues it, but no key of the log, and none that was given, signed it: it "
+            "anchors nothing"
+        )
+        return None
+    return head.size
+
+
+def _named(checkpoints: Checkpoints) -> str:
+    names = {f"{each.name}+{each.key_id.hex()}" for one in checkpoints.signed for each in one.note.signatures}
+    return ", ".join(sorted(names)) or "no signature"
+
+
+def _verdict(
+    state: str,
+    log: LogPass,
+    tree: TreeResult,
+    anchors: Anchors,
+    findings: Findings,
+    audit_bytes: int,
+    input_bytes: int,
+    *,
+    unsigned: int = 0,
+) -> Verdict:
+    if anchors.signed is None:
+        findings.note("the log is not signed")
+    status = EXIT_CLEAN if anchors.outside else EXIT_UNANCHORED
+    if status == EXIT_CLEAN and unsigned > 0:
+        status = EXIT_UNANCHORED
+        findings.note(
+            f"the last {unsigned} entries stand behind the newest checkpoint, and no running daemon has just written "
+            "them: a crash or an operator's command left them there, or somebody appended them"
+        )
+    if findings.count(MISSING):
+        status = EXIT_UNDECIDABLE
+    if findings.count(TAMPERED):
+        status = EXIT_INTEGRITY
+    return Verdict(
+        exit_status=status,
+        verdict=WORDS[status],
+        state=state,
+        log=log.ledger.origin,
+        entries=log.index,
+        head=None if tree.root is None else tree.root.hex(),
+        audit_bytes=audit_bytes,
+        input_bytes=input_bytes,
+        signed=anchors.signed,
+        anchored=anchors.outside,
+        findings=findings.listed,
+        unlisted=findings.unlisted,
+        first=findings.first,
+        table=table(anchors),
+        notes=findings.notes,
+    )

@@ -409,3 +409,23 @@ def test_really_full_disk_at_every_page(tmp_path: Path, whole: Path) -> None:
                 else:
                     path.unlink()
     none_of(problems)
+
+
+def test_times_in_the_log_never_go_back(tmp_path: Path) -> None:
+    """Where the clock was set back, also between two runs, the log's time stands until the clock has caught up."""
+    state = tmp_path / "state"
+    for times in (["09", "08", "10"], ["07", "11"]):
+        prepare_directories(Disk(), state)
+        found = recover(Disk(), state)
+        clock = iter(times if found.mark else ["09", *times])
+        journal = Journal(
+            Disk(), state, found.ledger, found.mark,
+            run_id="run", now=lambda clock=clock: f"2026-01-01T{next(clock)}:00:00.000000Z",  # type: ignore[misc]
+            segment_bytes=1 << 20, origin="example.org/log",
+        )  # fmt: skip
+        for _ in times:
+            journal.record("stream.silent", {})
+        journal.close()
+    lines = b"".join(path.read_bytes() for path in sorted((state / "audit").iterdir())).splitlines()
+    hours = [head.timestamp[11:13] for line in lines if (head := audit.read_head(line)) is not None]
+    assert hours == ["09", "09", "09", "10", "10", "11"]

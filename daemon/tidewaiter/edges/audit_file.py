@@ -135,6 +135,9 @@ class AuditFile:
         self.path = path
         self.origin = ""
         self.end = End(0, 0, GENESIS)
+        self._latest = (
+            ""  # the time of the last entry: where the clock was set back, time stands until it has caught up
+        )
         self._disk = disk
         self._durable = durable
         self._fd = -1
@@ -199,6 +202,8 @@ class AuditFile:
             self._take_origin(first)
         torn = self._torn(walk)
         self.end = End(walk.length, walk.index, walk.head)
+        if (head := read_head(last)) is not None:
+            self._latest = head.timestamp
         if torn:
             # If we die between the copy and the cut, the next opening does the same again.
             aside = self.path.with_name(f"{self.path.name}.torn-{walk.length}")
@@ -301,6 +306,7 @@ class AuditFile:
 
     def _write(self, context: EntryContext, action: str, members: Struct | dict[str, Any], *, durable: bool) -> bytes:
         chain = Chain(self.end.index, self.end.head)
+        context = msgspec.structs.replace(context, timestamp=max(self._latest, context.timestamp))
         line = chain.entry(context, action, members)
         if len(line) > MAX_ENTRY_BYTES:
             raise ValueError(
@@ -320,6 +326,7 @@ class AuditFile:
             self._unusable = error
             raise
         self.end = End(self.end.length + len(line), chain.index, chain.head)
+        self._latest = context.timestamp
         self._unsettled = b""
         return line
 

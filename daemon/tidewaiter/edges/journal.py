@@ -19,7 +19,7 @@ import copy
 from typing import TYPE_CHECKING, Any
 
 from tidewaiter.core import audit
-from tidewaiter.core.audit import Chain, EntryContext, ProjectionSealed, SegmentOpened
+from tidewaiter.core.audit import MAX_ENTRY_BYTES, Chain, EntryContext, ProjectionSealed, SegmentOpened, read_head
 from tidewaiter.core.commits import Draft, Prepared, prepare, prepare_entry
 from tidewaiter.core.ledger import AuditMark, Ledger, encode_checkpoint
 from tidewaiter.edges.durable import NoSpace, SyncFailed
@@ -42,6 +42,15 @@ def segment_name(index: int) -> str:
 def first_index(segment: Path) -> int:
     """Return the index of the first entry of an audit segment, from its name."""
     return int(segment.stem.removeprefix("audit-"))
+
+
+def last_entry(segment: Path, end: int) -> bytes:
+    """Return the entry, newline included, that ends at byte `end` of an audit segment."""
+    with segment.open("rb") as file:
+        begin = max(0, end - MAX_ENTRY_BYTES - 1)
+        file.seek(begin)
+        data = file.read(end - begin)
+    return data[data.rfind(b"\n", 0, len(data) - 1) + 1 :]
 
 
 class Journal:
@@ -70,12 +79,16 @@ class Journal:
         self._now = now
         self._limit = segment_bytes
         self._origin = ledger.origin or origin
+        self._latest = ""
         self._pending: Prepared | None = None
         self._broken: SyncFailed | None = None
         self._parts: dict[str, int] = {}
         self._audit_fd = -1
         self._audit_path = state / "audit"
         try:
+            if mark is not None:
+                head = read_head(last_entry(self._audit_path / mark.segment, mark.length))
+                self._latest = head.timestamp if head is not None else ""
             if mark is None or not ledger.origin:  # a version that kept no tree has named none
                 self.mark = self._new_segment(predecessor=mark)
             else:
@@ -105,7 +118,9 @@ class Journal:
         self._write(prepare_entry(self.ledger, self._context(actor), action, members))
 
     def _context(self, actor: str) -> EntryContext:
-        return EntryContext(self._now(), self.run_id, actor)
+        # the log's times never go back: where the clock was set back, they stand until it has caught up
+        self._latest = max(self._latest, self._now())
+        return EntryContext(self._latest, self.run_id, actor)
 
     @contextlib.contextmanager
     def _remembering(self) -> Iterator[None]:

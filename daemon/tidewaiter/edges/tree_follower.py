@@ -15,13 +15,12 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, Final
 
-from tidewaiter.core.audit import MAX_ENTRY_BYTES
 from tidewaiter.core.errors import IntegrityRefusal
 from tidewaiter.core.tlog.checkpoints import TreeHead
 from tidewaiter.core.tlog.merkle import leaf_hash
 from tidewaiter.core.tlog.notes import Note
 from tidewaiter.core.tlog.tiles import HASH_BYTES, WIDTH, Tile, TileTree, reader
-from tidewaiter.edges.journal import first_index
+from tidewaiter.edges.journal import first_index, last_entry
 from tidewaiter.edges.recovery import audit_segments
 from tidewaiter.edges.tree_files import TreeFiles
 
@@ -153,7 +152,7 @@ class TreeFollower:
         end = mark.length if last else path.stat().st_size
         # the last segment is looked through from its end: there the tree stops, but for what a crash left behind
         begin = self._back(path, end, mark.index - self.size) if last else self._forth(path, self.size)
-        before = _line_ending_at(path, begin)
+        before = last_entry(path, begin)
         tile = Tile(0, (self.size - 1) // WIDTH, (self.size - 1) % WIDTH + 1)
         kept = self.files.read_tile(tile)[-HASH_BYTES:]
         if leaf_hash(before) != kept:
@@ -204,12 +203,3 @@ def _refuse_other_origin(files: TreeFiles, head: TreeHead, origin: str) -> None:
         raise IntegrityRefusal(
             f"{files.path / 'checkpoint'}: is of the log {head.origin}, the audit log is {origin}", hint=_HINT
         )
-
-
-def _line_ending_at(path: Path, end: int) -> bytes:
-    """Return the entry, newline included, that ends at byte `end`."""
-    with path.open("rb") as file:
-        begin = max(0, end - MAX_ENTRY_BYTES - 1)
-        file.seek(begin)
-        data = file.read(end - begin)
-    return data[data.rfind(b"\n", 0, len(data) - 1) + 1 :]

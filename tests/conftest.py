@@ -8,9 +8,15 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
+
+import proof_rig
+
+if TYPE_CHECKING:
+    from proof_rig import Log
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -48,6 +54,33 @@ def shared_data() -> Path:
     if not path.is_dir():
         pytest.skip(f"the reference data is not there: {path} (set TIDEWAITER_SHARED_DATA)")
     return path
+
+
+# -- a finished log, for what is handed to others ----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory: pytest.TempPathFactory) -> Log:
+    """A finished log; not to be changed."""
+    return proof_rig.make_log(tmp_path_factory.mktemp("log"))
+
+
+@pytest.fixture
+def own(log: Log, tmp_path: Path) -> Log:
+    """A copy of it."""
+    return log.copy(tmp_path / "own")
+
+
+@pytest.fixture(scope="module")
+def unpacked(log: Log, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle of everything in it, unpacked; not to be changed. Beside it lies the zip."""
+    return proof_rig.bundled(log, tmp_path_factory.mktemp("bundle") / "all.zip")
+
+
+@pytest.fixture(scope="module")
+def tools(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The only programs that the checks of a third party find."""
+    return tmp_path_factory.mktemp("tools") / "bin"
 
 
 def _missing_for_systemd() -> str:

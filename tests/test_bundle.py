@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import pytest
 
 from evidence_rig import KEY, ORIGIN, WITNESS
-from proof_rig import Log, blocks, bundled, follow, make_log
+from proof_rig import Log, blocks, bundled, follow
 from rigs.tree import root_of
 from support import REPOSITORY, run_cli, started_cli, wait_until
 from tidewaiter.core import audit
@@ -36,60 +36,36 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-@pytest.fixture(scope="module")
-def log(tmp_path_factory: pytest.TempPathFactory) -> Log:
-    """A finished log; not to be changed."""
-    return make_log(tmp_path_factory.mktemp("log"))
-
-
-@pytest.fixture(scope="module")
-def tools(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The only programs that the checks of a third party find."""
-    return tmp_path_factory.mktemp("tools") / "bin"
-
-
-@pytest.fixture
-def own(log: Log, tmp_path: Path) -> Log:
-    """A copy of it."""
-    return log.copy(tmp_path / "own")
-
-
-@pytest.fixture(scope="module")
-def folder(log: Log, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The bundle of everything, unpacked; not to be changed. Beside it lies the zip."""
-    return bundled(log, tmp_path_factory.mktemp("bundle") / "all.zip")
-
-
 # -- what is in it -------------------------------------------------------------------------------------------------
 
 
-def test_a_bundle_holds_the_log_and_all_that_explains_it(log: Log, folder: Path) -> None:
+def test_a_bundle_holds_the_log_and_all_that_explains_it(log: Log, unpacked: Path) -> None:
     """Exact segments, the flags in them, checkpoints, rules of both decisions, run logs and report, keys, sums."""
-    assert b"".join(path.read_bytes() for path in sorted((folder / "audit").iterdir())) == log.audit
-    assert {path.name for path in (folder / "audit").iterdir()} == {path.name for path in log.segments}
+    assert b"".join(path.read_bytes() for path in sorted((unpacked / "audit").iterdir())) == log.audit
+    assert {path.name for path in (unpacked / "audit").iterdir()} == {path.name for path in log.segments}
     parts = [*sorted(log.state.glob("flags-*.jsonl")), log.state / "flags.jsonl"]
-    assert (folder / "flags.jsonl").read_bytes() == b"".join(path.read_bytes() for path in parts)
-    assert (folder / "checkpoint").read_bytes() == (log.state / "tlog" / "checkpoint").read_bytes()
-    assert (folder / "checkpoints").read_bytes() == (log.state / "tlog" / "checkpoints").read_bytes()
+    assert (unpacked / "flags.jsonl").read_bytes() == b"".join(path.read_bytes() for path in parts)
+    assert (unpacked / "checkpoint").read_bytes() == (log.state / "tlog" / "checkpoint").read_bytes()
+    assert (unpacked / "checkpoints").read_bytes() == (log.state / "tlog" / "checkpoints").read_bytes()
     named = set(re.findall(rb'"(?:config|contract|ruleset|engine|watched, of March.txt)":"([0-9a-f]{64})"', log.audit))
-    assert {path.name.encode() for path in (folder / "rules").iterdir()} == named
-    assert len(list((folder / "runs").iterdir())) == 3
-    assert (folder / "reports" / "validation_report.json").exists()
-    assert (folder / "log.vkey").read_text() == f"{KEY.verifier}\n"
-    listed = {row.split("  ", 1)[1] for row in (folder / "SHA256SUMS").read_text().splitlines()}
-    there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert {path.name.encode() for path in (unpacked / "rules").iterdir()} == named
+    assert len(list((unpacked / "runs").iterdir())) == 3
+    assert (unpacked / "reports" / "validation_report.json").exists()
+    assert (unpacked / "log.vkey").read_text() == f"{KEY.verifier}\n"
+    listed = {row.split("  ", 1)[1] for row in (unpacked / "SHA256SUMS").read_text().splitlines()}
+    there = {path.relative_to(unpacked).as_posix() for path in unpacked.rglob("*") if path.is_file()}
     assert there - listed == {"SHA256SUMS", "SHA256SUMS.sig"}
-    assert len((folder / "SHA256SUMS.sig").read_bytes()) == 64
+    assert len((unpacked / "SHA256SUMS.sig").read_bytes()) == 64
 
 
-def test_proofs_lead_from_each_kept_checkpoint_to_the_next(folder: Path) -> None:
+def test_proofs_lead_from_each_kept_checkpoint_to_the_next(unpacked: Path) -> None:
     """And the last one is the newest; each file names its sizes."""
-    kept = [parse_note(path.read_bytes()) for path in sorted((folder / "kept").iterdir())]
+    kept = [parse_note(path.read_bytes()) for path in sorted((unpacked / "kept").iterdir())]
     heads = [parse_tree_head(note.text) for note in kept]
     assert len(heads) >= 3
-    assert (folder / "checkpoint").read_bytes() == kept[-1].encode()
+    assert (unpacked / "checkpoint").read_bytes() == kept[-1].encode()
     for old, new in itertools.pairwise(heads):
-        text = (folder / "consistency" / f"{old.size:020d}-{new.size:020d}").read_text().splitlines()
+        text = (unpacked / "consistency" / f"{old.size:020d}-{new.size:020d}").read_text().splitlines()
         assert text[:2] == ["consistency", f"{old.size} {new.size}"]
         assert is_consistent(old.size, old.root, new.size, new.root, [base64.b64decode(row) for row in text[2:]])
 
@@ -97,10 +73,10 @@ def test_proofs_lead_from_each_kept_checkpoint_to_the_next(folder: Path) -> None
 def test_the_tiles_make_a_proof_for_every_entry(log: Log, tmp_path: Path) -> None:
     """For those of a period in the middle too, by nothing but the tiles in the bundle."""
     begin, end = middle(log)
-    folder = bundled(log, tmp_path / "part.zip", "--from", begin, "--to", end)
-    head = parse_tree_head(parse_note((folder / "checkpoint").read_bytes()).text)
-    node = reader(head.size, lambda tile: (folder / tile.path).read_bytes())
-    lines = b"".join(path.read_bytes() for path in sorted((folder / "audit").iterdir())).splitlines(keepends=True)
+    unpacked = bundled(log, tmp_path / "part.zip", "--from", begin, "--to", end)
+    head = parse_tree_head(parse_note((unpacked / "checkpoint").read_bytes()).text)
+    node = reader(head.size, lambda tile: (unpacked / tile.path).read_bytes())
+    lines = b"".join(path.read_bytes() for path in sorted((unpacked / "audit").iterdir())).splitlines(keepends=True)
     first = json.loads(lines[0])["index"]
     assert 0 < first < first + len(lines) < head.size
     for index, line in enumerate(lines, first):
@@ -115,32 +91,34 @@ def middle(log: Log) -> tuple[str, str]:
     return times[at], times[at + 1]
 
 
-def test_a_stranger_accepts_it(folder: Path, tools: Path) -> None:
+def test_a_stranger_accepts_it(unpacked: Path, tools: Path) -> None:
     """Following VERIFY.md to the letter, with coreutils and openssl only."""
-    done = follow(folder, tools)
+    done = follow(unpacked, tools)
     assert (done.returncode, done.stderr) == (0, "")
     for text in (
         f"checking with {KEY.verifier}", "all files are as listed", "entries 0 to ", "checkpoints are of one log",
         "rules, run logs and flags are those that the entries name",
     ):  # fmt: skip
         assert text in done.stdout
-    assert all(len(row) <= 130 for row in (folder / "VERIFY.md").read_text().splitlines() if not row.startswith("for "))
+    assert all(
+        len(row) <= 130 for row in (unpacked / "VERIFY.md").read_text().splitlines() if not row.startswith("for ")
+    )
 
 
 def test_a_period_in_the_middle_is_accepted_as_well(log: Log, tools: Path, tmp_path: Path) -> None:
     """Whole segments; the hashes beside them lead to the newest checkpoint, and an older one in it is recomputed."""
     begin, end = middle(log)
-    folder = bundled(log, tmp_path / "part.zip", "--from", begin, "--to", end)
-    names = {path.name for path in (folder / "audit").iterdir()}
+    unpacked = bundled(log, tmp_path / "part.zip", "--from", begin, "--to", end)
+    names = {path.name for path in (unpacked / "audit").iterdir()}
     assert names < {path.name for path in log.segments}
-    done = follow(folder, tools)
+    done = follow(unpacked, tools)
     assert (done.returncode, done.stderr) == (0, "")
     first = min(int(name[6:-6]) for name in names)
     size = first + 7
     lines = log.audit.splitlines(keepends=True)
     expected = base64.b64encode(root_of([hashlib.sha256(b"\0" + line).digest() for line in lines[:size]])).decode()
-    commands = [blocks(folder / "VERIFY.md")[0], f"cat audit/* | head -n {size - first} | root {first} {size} {size}"]
-    assert follow(folder, tools, commands).stdout.strip() == expected
+    commands = [blocks(unpacked / "VERIFY.md")[0], f"cat audit/* | head -n {size - first} | root {first} {size} {size}"]
+    assert follow(unpacked, tools, commands).stdout.strip() == expected
 
 
 def test_every_time_gives_the_segments_that_reach_into_it(log: Log, tmp_path: Path) -> None:
@@ -148,8 +126,8 @@ def test_every_time_gives_the_segments_that_reach_into_it(log: Log, tmp_path: Pa
     entries = [json.loads(text) for text in log.audit.splitlines()]
     for number, (begin, end) in enumerate(((3, 9), (10, 11), (0, 5), (len(entries) - 2, len(entries) - 1))):
         times = entries[begin]["timestamp"], entries[end]["timestamp"]
-        folder = bundled(log, tmp_path / f"{number}.zip", "--from", times[0], "--to", times[1])
-        held = b"".join(path.read_bytes() for path in sorted((folder / "audit").iterdir()))
+        unpacked = bundled(log, tmp_path / f"{number}.zip", "--from", times[0], "--to", times[1])
+        held = b"".join(path.read_bytes() for path in sorted((unpacked / "audit").iterdir()))
         indices = {json.loads(text)["index"] for text in held.splitlines()}
         assert indices >= {each["index"] for each in entries if times[0] <= each["timestamp"] < times[1]}
     done = run_cli("bundle", "--out", tmp_path / "none.zip", "--state-dir", log.state, "--to", "2000-01-01")
@@ -158,34 +136,34 @@ def test_every_time_gives_the_segments_that_reach_into_it(log: Log, tmp_path: Pa
     assert not (tmp_path / "none.zip").exists()
 
 
-def test_the_examiners_page_holds(log: Log, folder: Path, tmp_path: Path) -> None:
+def test_the_examiners_page_holds(log: Log, unpacked: Path, tmp_path: Path) -> None:
     """Each command of it, in order, with the key and the checkpoint of an earlier visit that an examiner has."""
     page = (REPOSITORY / "systemd" / "README.md").read_text(encoding="utf-8")
     section = page.split("## Checking a bundle in ten minutes\n", 1)[1].split("\n## ", 1)[0]
     unpack, key, compare, case, keep = re.findall(r"^```sh\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
     if shutil.which("unzip") is None:
         pytest.skip("unzip is not installed")
-    shutil.copy(folder.with_suffix(".zip"), tmp_path / "march.zip")
+    shutil.copy(unpacked.with_suffix(".zip"), tmp_path / "march.zip")
     held = parse_tree_head(next(TreeFiles(log.state).signed())[0].text)
     key = re.sub("echo '[^']*'", f"echo '{KEY.verifier}'", key, count=1)
     compare = compare.replace("48213", str(held.size))
-    commands = [unpack, key, *blocks(folder / "VERIFY.md"), compare, case.replace("less", "cat"), keep]
+    commands = [unpack, key, *blocks(unpacked / "VERIFY.md"), compare, case.replace("less", "cat"), keep]
     done = follow(tmp_path, tmp_path / "bin", commands, everything=True)
     assert (done.returncode, done.stderr) == (0, "")
     said = done.stdout.splitlines()
     assert "the same key" in said
     assert "rules, run logs and flags are those that the entries name" in said
     assert base64.b64encode(held.root).decode() in said
-    assert "\n".join(said[-3:]) == "\n".join((folder / "checkpoint").read_text().splitlines()[:3])
+    assert "\n".join(said[-3:]) == "\n".join((unpacked / "checkpoint").read_text().splitlines()[:3])
 
 
 # -- how it is made ------------------------------------------------------------------------------------------------
 
 
-def test_the_same_evidence_gives_the_same_bytes(log: Log, folder: Path, tmp_path: Path) -> None:
+def test_the_same_evidence_gives_the_same_bytes(log: Log, unpacked: Path, tmp_path: Path) -> None:
     """Whenever it is made; the names are sorted, the times are that of the last entry."""
     bundled(log, tmp_path / "again.zip")
-    assert (tmp_path / "again.zip").read_bytes() == folder.with_suffix(".zip").read_bytes()
+    assert (tmp_path / "again.zip").read_bytes() == unpacked.with_suffix(".zip").read_bytes()
     with zipfile.ZipFile(tmp_path / "again.zip") as archive:
         assert archive.testzip() is None
         assert archive.namelist() == sorted(archive.namelist())
@@ -201,9 +179,9 @@ def test_it_works_beside_the_daemon_and_ends_at_a_checkpoint(own: Log, tools: Pa
     with own.segments[-1].open("ab") as file, StateLock(own.state / "lock"):
         file.write(more + more[:50])
         file.flush()
-        folder = bundled(own, tmp_path / "x.zip")
-    assert b"".join(path.read_bytes() for path in sorted((folder / "audit").iterdir())) == whole
-    assert follow(folder, tools).returncode == 0
+        unpacked = bundled(own, tmp_path / "x.zip")
+    assert b"".join(path.read_bytes() for path in sorted((unpacked / "audit").iterdir())) == whole
+    assert follow(unpacked, tools).returncode == 0
 
 
 def test_a_running_daemon_is_not_in_the_way(own: Log, tools: Path, tmp_path: Path) -> None:
@@ -212,8 +190,8 @@ def test_a_running_daemon_is_not_in_the_way(own: Log, tools: Path, tmp_path: Pat
         wait_until(lambda: b"run.started" in own.audit.splitlines()[-1] or own.audit.count(b"run.started") == 4)
         tree = TreeFiles(own.state)
         wait_until(lambda: (head := tree.head()) is not None and head.size >= own.audit.count(b"\n"), 20)
-        folder = bundled(own, tmp_path / "x.zip")
-    assert follow(folder, tools).returncode == 0
+        unpacked = bundled(own, tmp_path / "x.zip")
+    assert follow(unpacked, tools).returncode == 0
 
 
 def test_nothing_is_bundled_from_a_log_that_was_changed(own: Log, tmp_path: Path) -> None:
@@ -310,8 +288,8 @@ def test_missing_rules_and_changed_run_logs_are_said(own: Log, tmp_path: Path) -
     rule.unlink()
     run = min((own.state / "runs").iterdir())
     run.write_bytes(run.read_bytes().replace(b"success", b"Success"))
-    folder = bundled(own, tmp_path / "x.zip")
-    text = (folder / "VERIFY.md").read_text()
+    unpacked = bundled(own, tmp_path / "x.zip")
+    text = (unpacked / "VERIFY.md").read_text()
     assert f"rules/{rule.name}, a ruleset in force, is missing" in text
     assert f"runs/{run.name} is not what the log recorded of it" in text
 

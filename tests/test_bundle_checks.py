@@ -21,34 +21,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-@pytest.fixture(scope="module")
-def log(tmp_path_factory: pytest.TempPathFactory) -> Log:
-    """A finished log; not to be changed."""
-    return make_log(tmp_path_factory.mktemp("log"))
-
-
-@pytest.fixture(scope="module")
-def tools(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The only programs that the checks of a third party find."""
-    return tmp_path_factory.mktemp("tools") / "bin"
-
-
 @pytest.fixture
-def own(log: Log, tmp_path: Path) -> Log:
-    """A copy of it."""
-    return log.copy(tmp_path / "own")
-
-
-@pytest.fixture(scope="module")
-def folder(log: Log, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The bundle of everything, unpacked; not to be changed. Beside it lies the zip."""
-    return bundled(log, tmp_path_factory.mktemp("bundle") / "all.zip")
-
-
-@pytest.fixture
-def forged(folder: Path, tmp_path: Path) -> Path:
+def forged(unpacked: Path, tmp_path: Path) -> Path:
     """A copy of it, to be changed."""
-    shutil.copytree(folder, tmp_path / "forged")
+    shutil.copytree(unpacked, tmp_path / "forged")
     return tmp_path / "forged"
 
 

@@ -33,24 +33,6 @@ if TYPE_CHECKING:
     from tidewaiter.core.tlog.tiles import Tile
 
 
-@pytest.fixture(scope="module")
-def log(tmp_path_factory: pytest.TempPathFactory) -> Log:
-    """A finished log; not to be changed."""
-    return make_log(tmp_path_factory.mktemp("log"))
-
-
-@pytest.fixture(scope="module")
-def tools(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The only programs that the checks of a third party find."""
-    return tmp_path_factory.mktemp("tools") / "bin"
-
-
-@pytest.fixture
-def own(log: Log, tmp_path: Path) -> Log:
-    """A copy of it."""
-    return log.copy(tmp_path / "own")
-
-
 def a_flag(log: Log, number: int = 20) -> str:
     """Return the id of a flag in the log."""
     return str(re.findall(rb'"flag_id":"([^"]*)"', log.audit)[number].decode())

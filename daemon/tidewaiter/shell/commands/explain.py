@@ -13,6 +13,7 @@ import typer
 
 from tidewaiter.shell.commands.options import (
     ConfigOption,
+    MovedStreamOption,
     StateDirOption,
     StreamNameOption,
     plain,
@@ -47,12 +48,7 @@ def explain(
             show_default=False,
         ),
     ],
-    stream: Annotated[
-        Path | None,
-        typer.Option(
-            "--stream", metavar="STREAM", help="Where the stream is now, if it was moved since.", show_default=False
-        ),
-    ] = None,
+    stream: MovedStreamOption = None,
     *,
     config: ConfigOption = None,
     state_dir: StateDirOption = None,

@@ -28,6 +28,12 @@ StreamArgument = Annotated[
         show_default=False,
     ),
 ]
+MovedStreamOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--stream", metavar="STREAM", help="Where the stream is now, if it was moved since.", show_default=False
+    ),
+]
 KnownStreamArgument = Annotated[
     Path | None,
     typer.Argument(

@@ -10,7 +10,14 @@ from typing import Annotated
 
 import typer
 
-from tidewaiter.shell.commands.options import ConfigOption, StateDirOption, StreamNameOption, plain, show
+from tidewaiter.shell.commands.options import (
+    ConfigOption,
+    MovedStreamOption,
+    StateDirOption,
+    StreamNameOption,
+    plain,
+    show,
+)
 
 EXAMPLE = (
     "Example: [bold]tidewaiter prove e48213:velocity --out e48213[/bold]\n\n"
@@ -31,12 +38,7 @@ def prove(
     out: Annotated[
         Path, typer.Option("--out", "-o", metavar="DIR", help="A new directory for it.", show_default=False)
     ],
-    stream: Annotated[
-        Path | None,
-        typer.Option(
-            "--stream", metavar="STREAM", help="Where the stream is now, if it was moved since.", show_default=False
-        ),
-    ] = None,
+    stream: MovedStreamOption = None,
     config: ConfigOption = None,
     state_dir: StateDirOption = None,
     stream_name: StreamNameOption = None,

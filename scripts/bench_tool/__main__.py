@@ -21,6 +21,7 @@ from bench_tool.bench import Bench
 from bench_tool.daemon import MeasureFailed
 from bench_tool.measures import (
     comparison,
+    evidence,
     flatness,
     footprint,
     latency,
@@ -55,6 +56,10 @@ MEASURES: Final[dict[str, tuple[Callable[[Bench], Iterator[Figure]], str]]] = {
     "cost_by_window": (rule_costs.by_window, "cost of each metric function, window of 90 days ÷ of 1 minute"),
     "cost_by_keys": (rule_costs.by_keys, "cost of each metric function, 1M keys ÷ 1k keys"),
     "pack_memory": (pack_memory.pack_memory, "memory of an account under the AML pack, active and once idle"),
+    "signed_quiet": (evidence.signed_quiet, "durable events/s with signed tree ÷ without tree, under 1 % flags"),
+    "signed_mix": (evidence.signed_mix, "the same with some 29 % flags"),
+    "verify": (evidence.verifying, "tidewaiter verify: entries and input together"),
+    "proof": (evidence.proofs, "the proof of one entry among a million"),
     "compared": (comparison.compared, "cost of an event beside a loop of rule objects, duckdb and polars"),
 }
 

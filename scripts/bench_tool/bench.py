@@ -147,12 +147,12 @@ class Bench:
         )
         return path
 
-    def once(self, stream: Path, config: Path = CONFIG) -> Once:
-        """Read `stream` to its end with a new state directory."""
+    def once(self, stream: Path, config: Path = CONFIG, module: str = "tidewaiter") -> Once:
+        """Read `stream` to its end with a new state directory; `module` takes the arguments of ``tidewaiter``."""
         state = self.new_folder("state")
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         began = time.monotonic()
-        self.python("tidewaiter", "run", str(stream), "--once", "--state-dir", str(state), "--config", str(config))
+        self.python(module, "run", str(stream), "--once", "--state-dir", str(state), "--config", str(config))
         wall = time.monotonic() - began
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime

@@ -16,11 +16,16 @@ from rigs import daemon
 from rigs.faulty_disk import Fault, FaultyDisk
 from rigs.tree import assert_prefixes, assert_whole, held
 from rigs.witness import Log, Place, Running
-from tidewaiter.core.errors import EXIT_CLEAN, EXIT_DURABILITY, EXIT_INTEGRITY, EXIT_USAGE
+from tidewaiter.core.errors import EXIT_CLEAN, EXIT_DURABILITY, EXIT_INTEGRITY, EXIT_USAGE, IntegrityRefusal
 from tidewaiter.core.tlog.notes import parse_note, parse_notes, parse_vkey, signing_key, verified
+from tidewaiter.edges.durable import Disk
+from tidewaiter.edges.journal import Journal
 from tidewaiter.edges.key_files import read_key_file
+from tidewaiter.edges.recovery import recover
 from tidewaiter.shell import evidence, keys
-from tidewaiter.shell.settings import EvidencePart
+from tidewaiter.shell.log_names import utc_now
+from tidewaiter.shell.replay_output import replay_settings
+from tidewaiter.shell.settings import EvidencePart, Overrides
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -276,3 +281,104 @@ def test_a_fork_behind_the_witness_s_back_is_found_when_it_is_back(settings: Set
         ended = daemon.run(witnessed(settings, place, running.url))
     assert (ended.status, "rolled back or forked" in ended.message) == (EXIT_INTEGRITY, True), ended
     assert_prefixes(state, held(tmp_path / "backup"))
+
+
+def test_a_rolled_back_log_is_found_though_its_newest_checkpoint_is_not_signed(
+    settings: Settings, tmp_path: Path
+) -> None:
+    """Striking out the signature of the newest checkpoint hides nothing: the last one that was signed is shown."""
+    place = place_for(tmp_path)
+    state = settings.state.dir
+    with Running(place) as running:
+        asked = witnessed(settings, place, running.url)
+        daemon.succeed(asked)
+        shutil.copytree(state, tmp_path / "backup")
+        daemon.succeed(asked)
+        shutil.rmtree(state)
+        shutil.copytree(tmp_path / "backup", state)
+        newest = state / "tlog" / "checkpoint"
+        newest.write_bytes(newest.read_bytes().partition(b"\n\n")[0] + b"\n\n")
+        before = everything(state)
+        ended = daemon.run(asked)
+    assert (ended.status, "rolled back or forked" in ended.message) == (EXIT_INTEGRITY, True), ended
+    assert everything(state) == before
+
+
+# -- what is no part of the log ----------------------------------------------------------------------------------------
+
+
+def test_a_replay_is_not_signed_and_bears_another_name(settings: Settings, tmp_path: Path) -> None:
+    """Signed with the log's key, under its name, it would be a fork of the log."""
+    config = daemon.write_config(
+        tmp_path / "config", settings.stream.path, settings.state.dir, evidence='key = "log.key"'
+    )  # fmt: skip
+    write_key(config.with_name("log.key"))
+    loaded = replay_settings([settings.stream.path], config, Overrides(state_dir=tmp_path / "out"))
+    daemon.succeed(loaded)
+    assert not (tmp_path / "out" / "tlog" / "checkpoints").exists()
+    assert daemon.entries(tmp_path / "out", "audit.segment_opened")[0]["origin"] != ORIGIN
+    assert daemon.entries(tmp_path / "out", "key.recorded") == []
+
+
+def test_a_name_that_is_not_the_log_s_is_refused(settings: Settings) -> None:
+    """A setting that cannot take force is said, not ignored."""
+    daemon.succeed(settings)
+    ended = daemon.run(having(settings, origin="bank.example/other"))
+    assert (ended.status, "is called bank.example/transfers" in ended.message) == (EXIT_USAGE, True), ended
+
+
+def test_what_recovery_cut_is_recorded_though_the_start_is_refused(settings: Settings) -> None:
+    """The torn end of a crash is gone from the log with the first look at it, so the log says so at once."""
+    state = settings.state.dir
+    daemon.succeed(settings)
+    last = max((state / "audit").glob("audit-*.jsonl"))
+    with last.open("ab") as file:
+        file.write(b'{"prev":"')
+    assert daemon.run(having(settings, key=None)).status == EXIT_USAGE
+    assert [entry["length"] for entry in daemon.entries(state, "audit.tail_cut")] == [9]
+    daemon.succeed(settings)
+    assert len(daemon.entries(state, "audit.tail_cut")) == 1
+    assert_whole(state)
+
+
+def test_a_rotation_long_before_the_next_start_is_still_signed_by_both(settings: Settings) -> None:
+    """The time in which both sign may be over by then: the hand-over itself stands under both signatures."""
+    daemon.succeed(settings)
+    keys.rotate(settings, None, dt.timedelta(microseconds=1), "in a hurry", "J. Doe")
+    daemon.succeed(settings)
+    assert settings.evidence.key is not None
+    both = [key.verifier for key in read_key_file(settings.evidence.key)]
+    rotated = daemon.entries(settings.state.dir, "key.recorded")[-1]["index"]
+    covering = [note for note in checkpoints(settings.state.dir) if int(note.text.split(b"\n")[1]) > rotated]
+    assert len(verified(covering[0], both)) == 2
+    daemon.succeed(settings)
+    assert len(checkpoints(settings.state.dir)[-1].signatures) == 1
+
+
+def test_more_crashed_runs_than_an_entry_has_room_for_are_closed_one_start_after_the_other(settings: Settings) -> None:
+    """Run logs that nobody closed never make an entry that is too long."""
+    daemon.succeed(settings)
+    runs = settings.state.dir / "runs"
+    made = json.loads(next(iter(runs.iterdir())).read_bytes())
+    for number in range(400):
+        text = json.dumps({**made, "run_id": f"made-up-{number:04}-{'x' * 20}", "status": "running"})
+        (runs / f"run_made-up-{number:04}-{'x' * 20}.json").write_text(text, encoding="utf-8")
+    for _ in range(5):
+        daemon.succeed(settings)
+    assert max(map(len, daemon.audit_lines(settings.state.dir))) < 65_535
+    assert not [path for path in runs.iterdir() if json.loads(path.read_bytes())["status"] == "running"]
+
+
+def test_an_entry_that_nobody_could_read_back_is_never_written(settings: Settings) -> None:
+    """The bound on an entry holds whoever makes it."""
+    daemon.succeed(settings)
+    recovered = recover(Disk(), settings.state.dir)
+    journal = Journal(
+        Disk(), settings.state.dir, recovered.ledger, recovered.mark,
+        run_id="run", now=utc_now, segment_bytes=1 << 30, origin=ORIGIN,
+    )  # fmt: skip
+    before = daemon.audit_lines(settings.state.dir)
+    with pytest.raises(IntegrityRefusal, match="too long"):
+        journal.record("stream.silent", {"text": "x" * 65_536})
+    journal.close()
+    assert daemon.audit_lines(settings.state.dir) == before

@@ -57,7 +57,7 @@ class Made:
         self.stream = folder / "events.jsonl"
         self.stream.write_bytes(LINE * 100)
         self.disk = Disk()
-        self.now = NOW - dt.timedelta(seconds=30)
+        self.now = NOW - dt.timedelta(seconds=200)  # the log's times do not go back
         prepare_directories(self.disk, self.state)
         (self.state / "lock").touch()
         self.policy = Policy(order="admit")
@@ -75,6 +75,7 @@ class Made:
         )
         self.cursor = self.cursor_of(self.stream, 0)
         self.journal.record(audit.RUN_STARTED, {})
+        self.now = NOW - dt.timedelta(seconds=30)
 
     def time(self) -> str:
         """The wall clock, as the daemon writes it."""

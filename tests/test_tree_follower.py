@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import random
 import shutil
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from rigs.faulty_disk import Fault, FaultyDisk
 from rigs.kill import Launcher, every_point
 from rigs.power_loss import RecordingDisk
 from rigs.tmpfs import quick_directory
@@ -16,7 +18,7 @@ from rigs.tree import Held, assert_prefixes, assert_whole, held, leaves, root_of
 from test_commit_protocol import BATCH_BYTES, SMALL_SEGMENTS, draft, none_of, resume
 from tidewaiter.core.errors import EXIT_CLEAN, IntegrityRefusal, TidewaiterError
 from tidewaiter.core.tlog.notes import parse_note, signing_key, verified
-from tidewaiter.edges.durable import Disk
+from tidewaiter.edges.durable import Disk, NoSpace
 from tidewaiter.edges.tree_follower import TreeFollower
 
 if TYPE_CHECKING:
@@ -289,3 +291,90 @@ def test_the_torn_end_of_all_checkpoints_goes_however_long_it_is(state: Path) ->
     journal.close()
     assert note is not None
     assert path.read_bytes() == whole + note
+
+
+# -- a full disk, readers, and no time ---------------------------------------------------------------------------------
+
+
+def go_on(disk: Disk, state: Path, numbers: range, tree: TreeFollower | None = None) -> TreeFollower:
+    """Commit further batches through the real disk, and follow them through `disk`."""
+    journal = resume(Disk(), state, SMALL_SEGMENTS)
+    tree = tree or TreeFollower(disk, state, journal.ledger.origin, journal.mark)
+    for number in numbers:
+        journal.commit(draft(number))
+    journal.materialise()
+    journal.close()
+    tree.catch_up(journal.mark)
+    tree.publish([KEY], 0)
+    return tree
+
+
+def test_a_tile_that_a_checkpoint_needs_is_never_written_again(state: Path) -> None:
+    """Whoever reads the tiles of the last checkpoint at this moment, or starts from them, finds them whole."""
+    before = {path for path in (state / "tlog" / "tile").rglob("*") if path.is_file()}
+    assert any("/1/" in str(path) for path in before)
+    disk = FaultyDisk()
+    tree = go_on(disk, state, range(150, 152))
+    go_on(disk, state, range(152, 154), tree)
+    written = {call.path for call in disk.calls if call.primitive in {"pwrite", "ftruncate"}}
+    assert any("/tile/" in str(path) for path in written)
+    assert not written & before
+    assert_whole(state)
+
+
+def test_a_full_disk_while_tiles_are_written_takes_nothing_in_twice(tmp_path: Path) -> None:
+    """What could not be written is written when there is space, and the tree is the same."""
+    state = tmp_path / "state"
+    follow(Disk(), state, 100, 100, [KEY])
+    journal = resume(Disk(), state, SMALL_SEGMENTS)
+    disk = FaultyDisk([Fault("pwrite", "*/tile/0/0??", errno=errno.ENOSPC, times=2)])
+    tree = TreeFollower(disk, state, journal.ledger.origin, journal.mark)
+    for number in range(100, 300):
+        journal.commit(draft(number))
+    journal.materialise()
+    journal.close()
+    for _ in range(2):
+        with pytest.raises(NoSpace):
+            tree.catch_up(journal.mark)
+    tree.catch_up(journal.mark)
+    tree.publish([KEY], 0)
+    assert_whole(state)
+
+
+def test_a_stop_on_the_way_keeps_how_far_the_tree_came(tmp_path: Path) -> None:
+    """Where the end of the log is never reached in one go, the next start goes on, and nothing is signed on the way."""
+    state = tmp_path / "state"
+    journal = resume(Disk(), state, SMALL_SEGMENTS)
+    for number in range(200):
+        journal.commit(draft(number))
+    journal.materialise()
+    journal.close()
+    sizes = [0]
+    tree = TreeFollower(Disk(), state, journal.ledger.origin, journal.mark)
+    for _ in range(50):
+        tree = TreeFollower(Disk(), state, journal.ledger.origin, journal.mark)
+        assert (tree.size, tree.published) == (sizes[-1], 0)
+        looks = iter([False] * 5)
+        tree.catch_up(journal.mark, lambda looks=looks: next(looks, True))  # type: ignore[misc]
+        if tree.size == journal.mark.index:
+            break
+        tree.keep()
+        sizes.append(tree.size)
+    assert len(sizes) > 3
+    assert sizes == sorted(set(sizes))
+    assert not (state / "tlog" / "checkpoints").exists()
+    tree.publish([KEY], 0)
+    assert_whole(state)
+    assert not (state / "tlog" / "progress").exists()
+
+
+def test_a_torn_note_that_lost_its_beginning_is_cut_like_any_other(state: Path) -> None:
+    """After a power loss the first page of the last note may be zeros while its end is there."""
+    path = state / "tlog" / "checkpoints"
+    whole = path.read_bytes()
+    note = whole[whole.rindex(b"example.org/log\n") - 80 :]
+    path.write_bytes(whole + bytes(60) + note[60:])
+    go_on(Disk(), state, range(150, 151))
+    assert path.read_bytes().startswith(whole + b"example.org/log\n")
+    go_on(Disk(), state, range(151, 152))
+    assert_whole(state)

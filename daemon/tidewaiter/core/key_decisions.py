@@ -11,6 +11,7 @@ stays in the list: old checkpoints are verified with it.
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -75,9 +76,17 @@ def signs(key: KeyInForce, now: str) -> bool:
     return key.revoked_after is None and (key.until is None or now < key.until)
 
 
-def keys_to_sign_with(keys: Sequence[KeyInForce], now: str) -> set[str]:
-    """Return the vkeys that sign at `now` (UTC text); empty: the log has no key that counts."""
-    return {key.vkey for key in keys if signs(key, now)}
+def keys_to_sign_with(keys: Sequence[KeyInForce], now: str, published: int | None = None) -> set[str]:
+    """Return the vkeys that sign at `now` (UTC text); empty: the log has no key that counts.
+
+    `published` is the number of entries under a checkpoint so far. A key whose successor was named behind those signs
+    once more, whatever the time: the first checkpoint that tells of the rotation is to have both signatures.
+    """
+    wanted = {key.vkey for key in keys if signs(key, now)}
+    if published is not None:
+        handed_over = [old for old, new in pairwise(keys) if new.from_index >= published]
+        wanted |= {key.vkey for key in handed_over if key.revoked_after is None}
+    return wanted
 
 
 def _introduced(keys: Sequence[KeyInForce], wanted: KeyRecorded, origin: str) -> KeyRecorded:
@@ -116,6 +125,11 @@ def _revoked(keys: Sequence[KeyInForce], wanted: KeyRecorded, size: int) -> KeyR
     last = wanted.last_trusted_index
     if last is None or not -1 <= last < size:
         raise ConfigError(f"{last}: is no index of this log", hint=f"-1 (nothing signed with it counts) to {size - 1}")
+    if -1 < last < key.from_index:
+        raise ConfigError(
+            f"{last}: {wanted.vkey} signed nothing before entry {key.from_index}",
+            hint=f"{key.from_index} or more; -1 where nothing that was signed with it counts",
+        )
     if key.revoked_after is not None and key.revoked_after <= last:
         raise ConfigError(
             f"{wanted.vkey}: is revoked after index {key.revoked_after} already",

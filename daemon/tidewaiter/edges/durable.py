@@ -167,6 +167,8 @@ class Disk:
         try:
             self._replace(source, target)
         except OSError as error:
+            if error.errno in _FULL:
+                raise NoSpace(f"{target}: cannot be named: {error.strerror}", hint="free some space") from error
             raise DurabilityError(f"{source}: cannot be renamed to {target.name}: {error.strerror}") from error
         self.sync_directory(target.parent)
 

@@ -16,11 +16,12 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from tidewaiter.core import audit
 from tidewaiter.core.audit import MAX_ENTRY_BYTES, Chain, EntryContext, ProjectionSealed, SegmentOpened, read_head
 from tidewaiter.core.commits import Draft, Prepared, prepare, prepare_entry
+from tidewaiter.core.errors import IntegrityRefusal
 from tidewaiter.core.ledger import AuditMark, Ledger, encode_checkpoint
 from tidewaiter.edges.durable import NoSpace, SyncFailed
 from tidewaiter.edges.projections import open_part, sealed_part
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
     from msgspec import Struct
 
     from tidewaiter.edges.durable import Disk
+
+
+_MINUTE: Final = len("2026-01-01T00:00")
 
 
 def segment_name(index: int) -> str:
@@ -79,7 +83,7 @@ class Journal:
         self._now = now
         self._limit = segment_bytes
         self._origin = ledger.origin or origin
-        self._latest = ""
+        self.latest = ""  # the time of the last entry
         self._pending: Prepared | None = None
         self._broken: SyncFailed | None = None
         self._parts: dict[str, int] = {}
@@ -88,7 +92,7 @@ class Journal:
         try:
             if mark is not None:
                 head = read_head(last_entry(self._audit_path / mark.segment, mark.length))
-                self._latest = head.timestamp if head is not None else ""
+                self.latest = head.timestamp if head is not None else ""
             if mark is None or not ledger.origin:  # a version that kept no tree has named none
                 self.mark = self._new_segment(predecessor=mark)
             else:
@@ -119,8 +123,12 @@ class Journal:
 
     def _context(self, actor: str) -> EntryContext:
         # the log's times never go back: where the clock was set back, they stand until it has caught up
-        self._latest = max(self._latest, self._now())
-        return EntryContext(self._latest, self.run_id, actor)
+        self.latest = max(self.latest, self._now())
+        return EntryContext(self.latest, self.run_id, actor)
+
+    def behind(self, now: str) -> bool:
+        """Return whether the clock says an earlier minute than the last entry does."""
+        return now[:_MINUTE] < self.latest[:_MINUTE]
 
     @contextlib.contextmanager
     def _remembering(self) -> Iterator[None]:
@@ -134,6 +142,12 @@ class Journal:
             raise
 
     def _write(self, prepared: Prepared) -> None:
+        longest = max(map(len, prepared.lines))
+        if longest > MAX_ENTRY_BYTES:  # what `check` accepts cannot make one; nobody could read it back
+            raise IntegrityRefusal(
+                f"{self._audit_path}: an entry of {longest} bytes is too long for the audit log",
+                hint="please report it",
+            )
         with self._remembering():
             self._append(prepared)
 

@@ -7,6 +7,7 @@ Leaves to `core.tlog` what a tile and a checkpoint are, and to `edges.tree_follo
     tlog/checkpoint                         the newest checkpoint; without a key: its text alone
     tlog/checkpoints                        every signed checkpoint, one behind the other
     tlog/witnessed                          the newest checkpoint that witnesses cosigned
+    tlog/progress                           how far a tree came that was not made to the end of the log yet: a tree head
 
 Everything here can be derived again from the audit log, but for the signatures: so nothing refers to a tile before it
 is durable, and a checkpoint stands in ``checkpoints`` before it becomes ``checkpoint``.
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 _OPEN_AT_ONCE: Final = 64
 _LAST_BYTES: Final = 256 << 10
 """How much of ``checkpoints`` is looked at for the last one: more than the largest note."""
-_SIGNATURE_LINE: Final = re.compile(rb"^\xe2\x80\x94 [^\n]*\n", re.MULTILINE)
 _BETWEEN_NOTES: Final = re.compile(rb"^\xe2\x80\x94 [^\n]*\n(?!\xe2\x80\x94 )", re.MULTILINE)
 _HINT: Final = "restore the state directory from a back-up; `tidewaiter verify` says what else differs"
 
@@ -70,10 +70,20 @@ class TreeFiles:
         """Return the newest checkpoint, as it stands in its file; None where there is none."""
         return _read(self.path / "checkpoint")
 
+    def published(self) -> int:
+        """Return how many entries are under a checkpoint."""
+        newest = self.newest()
+        return 0 if newest is None else self._head_of(newest, "checkpoint").size
+
     def newest_signed(self) -> bytes | None:
         """Return the newest checkpoint where it is signed."""
         newest = self.newest()
         return None if newest is None or newest.endswith(b"\n\n") else newest
+
+    def last_signed(self) -> bytes | None:
+        """Return the last checkpoint that was signed, also where the newest is not."""
+        notes = [note for note, _ in parse_notes(self._last_notes()[0])]
+        return notes[-1].encode() if notes else None
 
     def witnessed(self) -> bytes | None:
         """Return the newest checkpoint that was cosigned; None where there is none."""
@@ -84,14 +94,17 @@ class TreeFiles:
         yield from parse_notes(_read(self.path / "checkpoints") or b"")
 
     def head(self) -> TreeHead | None:
-        """Return the largest tree that a checkpoint was written for. Raises IntegrityRefusal for a damaged one."""
+        """Return the largest tree whose tiles are all there. Raises IntegrityRefusal for a damaged checkpoint."""
         heads = []
+        progress = _read(self.path / "progress")
+        if progress is not None:
+            heads.append(self._head_of(progress, "progress"))
         newest = self.newest()
         if newest is not None:
             heads.append(self._head_of(newest, "checkpoint"))
         path = self.path / "checkpoints"
         try:
-            heads.extend(parse_tree_head(note.text) for note, _ in parse_notes(_last_notes(path)[0]))
+            heads.extend(parse_tree_head(note.text) for note, _ in parse_notes(self._last_notes()[0]))
         except NoteError as error:
             raise IntegrityRefusal(f"{path}: one of the last notes: {error}", hint=_HINT) from error
         return max(heads, key=lambda head: head.size, default=None)
@@ -132,8 +145,10 @@ class TreeFiles:
                 disk.make_directory(path.parent)
                 fd = disk.open(path)
                 opened.append((fd, path))
-                disk.truncate(fd, 0, path)
-                disk.write_at(fd, data, 0, path)
+                # What is there already is only synced: a reader, or the checkpoint before, may need it at this moment.
+                if path.stat().st_size != len(data) or path.read_bytes() != data:
+                    disk.truncate(fd, 0, path)
+                    disk.write_at(fd, data, 0, path)
             for fd, path in opened:
                 disk.sync(fd, path)
         finally:
@@ -143,7 +158,10 @@ class TreeFiles:
             disk.sync_directory(directory)
 
     def drop_partials(self, disk: Disk, tiles: Iterable[Tile]) -> None:
-        """Remove the partial tiles of full `tiles`, which hold all they did. If we die here, some are left: no harm."""
+        """Remove the partial tiles of full `tiles`, which are durable and hold all they did.
+
+        If we die here, some are left; the next start makes the full tile again, and comes here.
+        """
         for tile in tiles:
             directory = (self.path / tile._replace(width=1).path).parent
             if directory.is_dir():
@@ -160,12 +178,18 @@ class TreeFiles:
         if signed:
             self.append_checkpoint(disk, note)
         disk.replace_file(self.path / "checkpoint", note)
+        disk.unlink(self.path / "progress")
+
+    def write_progress(self, disk: Disk, head: TreeHead) -> None:
+        """Note how far the tiles reach, at no place for a checkpoint. If we die here, the note before stands."""
+        disk.make_directory(self.path)
+        disk.replace_file(self.path / "progress", head.text() + b"\n")
 
     def append_checkpoint(self, disk: Disk, note: bytes) -> None:
         """Append a note behind the last whole one. If we die here, a torn one is found; the next takes its place."""
         path = self.path / "checkpoints"
         existed = path.exists()
-        end = _last_notes(path)[1]
+        end = self._last_notes()[1]
         fd = disk.open(path)
         try:
             if existed and path.stat().st_size != end:
@@ -177,31 +201,32 @@ class TreeFiles:
         if not existed:
             disk.sync_directory(path.parent)
 
+    def _last_notes(self) -> tuple[bytes, int]:
+        """Return the last whole notes of all checkpoints, at least one where there is any, and where they end.
+
+        Behind them is at most a torn one. Raises IntegrityRefusal for damage that no interrupted write explains.
+        """
+        path = self.path / "checkpoints"
+        try:
+            with path.open("rb") as file:
+                start = max(0, file.seek(0, 2) - _LAST_BYTES)
+                file.seek(start)
+                data = file.read()
+        except FileNotFoundError:
+            return b"", 0
+        if start and (boundary := _BETWEEN_NOTES.search(data)) is not None:
+            start, data = start + boundary.end(), data[boundary.end() :]
+        ends = [0]
+        try:
+            ends.extend(end for _, end in parse_notes(data))
+        except NoteError as error:
+            raise IntegrityRefusal(f"{path}: behind byte {start}: {error}", hint=_HINT) from error
+        return data[: ends[-1]], start + ends[-1]
+
     def write_witnessed(self, disk: Disk, note: bytes) -> None:
         """Keep a cosigned checkpoint, among all and as the newest that was cosigned."""
         self.append_checkpoint(disk, note)
         disk.replace_file(self.path / "witnessed", note)
-
-
-def _last_notes(path: Path) -> tuple[bytes, int]:
-    """Return the last whole notes of the file, at least one where there is any, and where in the file they end.
-
-    A line is whole with its newline; behind the last whole signature line there is nothing but a torn note.
-    """
-    try:
-        with path.open("rb") as file:
-            start = max(0, file.seek(0, 2) - _LAST_BYTES)
-            file.seek(start)
-            data = file.read()
-    except FileNotFoundError:
-        return b"", 0
-    end = 0
-    for signature in _SIGNATURE_LINE.finditer(data):
-        end = signature.end()
-    notes = data[:end]
-    if start and (boundary := _BETWEEN_NOTES.search(notes)) is not None:
-        notes = notes[boundary.end() :]
-    return notes, start + end
 
 
 def _read(path: Path) -> bytes | None:

@@ -19,7 +19,7 @@ from tidewaiter.core.errors import IntegrityRefusal
 from tidewaiter.core.tlog.checkpoints import TreeHead
 from tidewaiter.core.tlog.merkle import leaf_hash
 from tidewaiter.core.tlog.notes import Note
-from tidewaiter.core.tlog.tiles import HASH_BYTES, WIDTH, Tile, TileTree, reader
+from tidewaiter.core.tlog.tiles import HASH_BYTES, WIDTH, Tile, TileTree, reader, right_edge
 from tidewaiter.edges.journal import first_index, last_entry
 from tidewaiter.edges.recovery import audit_segments
 from tidewaiter.edges.tree_files import TreeFiles
@@ -61,8 +61,9 @@ class TreeFollower:
                 f"expected {head.root.hex()}, found {self._tree.root().hex()}",
                 hint=_HINT,
             )
-        self.published = size
-        self._full: list[Tile] = []  # made since the last checkpoint: their partial tiles may go behind the next
+        self.published = self.files.published()
+        self._unwritten: list[tuple[Tile, bytes]] = []
+        self._kept = set(right_edge(size))
         self._segment, self._offset = self._find(mark)
 
     @property
@@ -78,6 +79,7 @@ class TreeFollower:
 
     def catch_up(self, mark: AuditMark, stopped: Callable[[], bool] = lambda: False) -> None:
         """Take in every entry up to `mark`; full tiles are durable afterwards. Returns early once `stopped()`."""
+        self._write_full()
         segments = audit_segments(self._state)
         while (self._segment, self._offset) != (mark.segment, mark.length) and not stopped():
             path = self._state / "audit" / self._segment
@@ -101,33 +103,49 @@ class TreeFollower:
                 rest = lines.pop()
                 self._extend(lines)
                 self._offset += taken
+                self._write_full()
 
     def _extend(self, lines: list[bytes]) -> None:
         sha256 = hashlib.sha256
         # RFC 6962 section 2.1: a leaf's hash is that of a zero byte and the entry, here a line with its newline
-        full = self._tree.extend([sha256(b"\0%b\n" % line).digest() for line in lines])
-        # If we die here, the next start takes these entries in again and writes the same tiles.
-        self.files.write_tiles(self._disk, full)
-        self._full.extend(tile for tile, _ in full)
+        self._unwritten += self._tree.extend([sha256(b"\0%b\n" % line).digest() for line in lines])
+
+    def _write_full(self) -> None:
+        """Make the full tiles durable; where the disk is full they stay with us, and it is tried again.
+
+        If we die here, the next start takes these entries in again and writes the same tiles.
+        """
+        self.files.write_tiles(self._disk, self._unwritten)
+        self.files.drop_partials(self._disk, [tile for tile, _ in self._unwritten])
+        self._unwritten = []
 
     def publish(self, signers: Sequence[SigningKey], now: int) -> bytes | None:
         """Write a checkpoint of the tree as it is and return it; None where the last one says the same.
 
-        In this order: partial tiles, checkpoint, and only then are tiles removed that no size needs any more. `now`, in
-        seconds since 1970, stands in signatures of kinds that carry a time. If we die in between, the checkpoint before
-        stands and its tiles are there.
+        In this order: partial tiles, checkpoint. `now`, in seconds since 1970, stands in signatures of kinds that carry
+        a time. If we die in between, the checkpoint before stands and its tiles are there.
         """
         if self.size == self.published:
             return None
         text = TreeHead(self.origin, self.size, self._tree.root()).text()
-        self.files.write_tiles(self._disk, self._tree.edge())
+        self._write_edge()
         # a note without a signature is none: what an unsigned log keeps ends with the blank line
         note = Note(text, tuple(key.sign(text, now) for key in signers)).encode() if signers else text + b"\n"
         self.files.write_checkpoint(self._disk, note, signed=bool(signers))
         self.published = self.size
-        self.files.drop_partials(self._disk, self._full)
-        self._full = []
         return note
+
+    def keep(self) -> None:
+        """Note how far the tree has come where there is no time to reach the end of the log; the next start goes on."""
+        if self.size > self.published:
+            self._write_full()
+            self._write_edge()
+            self.files.write_progress(self._disk, TreeHead(self.origin, self.size, self._tree.root()))
+
+    def _write_edge(self) -> None:
+        edge = self._tree.edge()
+        self.files.write_tiles(self._disk, [(tile, data) for tile, data in edge if tile not in self._kept])
+        self._kept = {tile for tile, _ in edge}
 
     # -- where the tree stands in the audit log ------------------------------------------------------------------
 

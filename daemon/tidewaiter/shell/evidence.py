@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 log = get_logger()
 T = TypeVar("T")
 
-PACE_SECONDS: Final = 0.5
+PACE_SECONDS: Final = 0.8
 """How often the tree looks for new entries: a checkpoint follows its commit within this and the time of writing it."""
 IDLE_SECONDS: Final = 600.0
 """After so long without an entry the log gets one, so that no time without a checkpoint can be filled in later."""
@@ -55,7 +55,7 @@ def signing_keys(evidence: EvidencePart) -> list[SigningKey]:
 
     Raises ConfigError for a file that cannot be used, or that others can read.
     """
-    path = find_key_file(evidence.key)
+    path = find_key_file(evidence.key) if evidence.signed else None
     return [] if path is None else read_key_file(path)
 
 
@@ -74,6 +74,15 @@ def origin_for(settings: Settings, keys: Sequence[SigningKey]) -> str:
     return name or generated_origin(settings.stream.name)
 
 
+def refuse_other_origin(origin: str, evidence: EvidencePart) -> None:
+    """Raise ConfigError where the settings call the log something else than it is called."""
+    if evidence.origin not in (None, origin):
+        raise ConfigError(
+            f"evidence.origin is {evidence.origin}, the log is called {origin}",
+            hint="a log's name is fixed when it begins: leave the setting out",
+        )
+
+
 def key_to_introduce(ledger: Ledger, keys: Sequence[SigningKey]) -> KeyRecorded | None:
     """Return the entry that names the log's first key, None where it has one or there is none."""
     if ledger.keys or not keys:
@@ -82,9 +91,12 @@ def key_to_introduce(ledger: Ledger, keys: Sequence[SigningKey]) -> KeyRecorded 
     return decide(ledger.keys, wanted, origin=ledger.origin, size=ledger.index)
 
 
-def in_force(named: Sequence[KeyInForce], keys: Sequence[SigningKey], now: str) -> list[SigningKey]:
-    """Return those of `keys` that the log wants to be signed with at `now` (UTC text)."""
-    wanted = keys_to_sign_with(named, now)
+def in_force(named: Sequence[KeyInForce], keys: Sequence[SigningKey], now: str, published: int) -> list[SigningKey]:
+    """Return those of `keys` that the log wants to be signed with at `now` (UTC text).
+
+    `published` entries are under its last checkpoint.
+    """
+    wanted = keys_to_sign_with(named, now, published=published)
     return [key for key in keys if str(key.verifier) in wanted]
 
 
@@ -118,7 +130,8 @@ class Evidence:
         self._newest: bytes | None = None
         self._shown: bytes | None = None
         self._ending = False
-        self._key_absent = False
+        self._key_absent = self._unsigned = False
+        self._held = False
         self._moved_at = time.monotonic()
         self._moved_to = -1
 
@@ -133,9 +146,8 @@ class Evidence:
             return
         await self._aside(self._thread, self._follow, recovered.ledger.origin, recovered.mark)
         assert self._follower is not None  # noqa: S101 - just set
-        if self._cosigning is not None and (newest := self._follower.files.newest_signed()) is not None:
-            node = self._follower.node()
-            await self._aside(self._witness_thread, self._cosigning.check_at_start, newest, node)
+        if self._cosigning is not None and (last := self._follower.files.last_signed()) is not None:
+            await self._aside(self._witness_thread, self._cosigning.check_at_start, last, self._follower.node())
 
     async def open(self, journal: Journal, keys: list[SigningKey]) -> None:
         """Begin to follow `journal`, whose key entries are written. Raises IntegrityRefusal."""
@@ -151,6 +163,15 @@ class Evidence:
     def _journal(self) -> Journal:
         assert self._opened is not None  # noqa: S101 - opened before anything is asked
         return self._opened
+
+    def hold(self, check: asyncio.Future[None]) -> None:
+        """Sign nothing of a log that never had a checkpoint until a `check` of it has found nothing."""
+        self._held = True
+
+        def release(done: asyncio.Future[None]) -> None:
+            self._held = done.cancelled() or done.exception() is not None
+
+        check.add_done_callback(release)
 
     @property
     def idle(self) -> bool:
@@ -171,6 +192,7 @@ class Evidence:
                 pause = PACE_SECONDS
             except NoSpace as error:  # the commits do not depend on it
                 log.error("evidence.disk_full", error=str(error))
+                self._shown = None  # a cosignature that could not be kept is asked for again
                 pause = _RETRY_SECONDS
 
     async def _ask_witnesses(self) -> None:
@@ -205,11 +227,16 @@ class Evidence:
         if self._follower is not None and self._opened is not None:
             if self._asking is not None:
                 await asyncio.wait([self._asking])
-            await self._aside(self._thread, self._advance, lambda: time.monotonic() > deadline)
-            for _ in range(2):  # show the last checkpoint, then keep the answer
-                await self._ask_witnesses()
-                if self._asking is not None:
-                    await asyncio.wait([self._asking])
+            try:
+                await self._aside(self._thread, self._advance, lambda: time.monotonic() > deadline)
+                if self._follower.size != self._journal.mark.index:
+                    await self._aside(self._thread, self._follower.keep)
+                for _ in range(2):  # show the last checkpoint, then keep the answer
+                    await self._ask_witnesses()
+                    if self._asking is not None:
+                        await asyncio.wait([self._asking])
+            except NoSpace as error:  # the next start goes on from the checkpoint before
+                log.error("evidence.disk_full", error=str(error))
         self.close()
 
     def close(self) -> None:
@@ -220,13 +247,14 @@ class Evidence:
             self._witnesses.close()
         self._witness_thread.shutdown(wait=False)
 
-    def _signers(self) -> list[SigningKey] | None:
-        """Return the keys to sign with now; None where the log has one that is not to be had.
+    def _signers(self, size: int) -> list[SigningKey] | None:
+        """Return the keys to sign a tree of `size` entries with now; None where the log has one that is not to be had.
 
         A key that took over is looked for in its file; where that is the service manager's copy, made at the start, the
         one before goes on as long as it may.
         """
-        named, now = self._journal.ledger.keys, self._now()
+        # a key that was named behind these entries does not sign them
+        named, now = [key for key in self._journal.ledger.keys if key.from_index < size], self._now()
         try:
             refuse_without_key(named, self._keys, now)
         except ConfigError:
@@ -238,17 +266,24 @@ class Evidence:
                 if not self._key_absent:
                     log.warning("evidence.key_absent", error=str(error))
                 self._key_absent = True
-        found = in_force(named, self._keys, now)
-        return found if found or not keys_to_sign_with(named, now) else None
+        published = self._follower.published if self._follower is not None else 0
+        found = in_force(named, self._keys, now, published)
+        if not found and keys_to_sign_with(named, now):
+            if not self._unsigned:
+                log.error("evidence.unsigned", size=size)
+            self._unsigned = True
+            return None
+        self._unsigned = False
+        return found
 
     def _advance(self, stopped: Callable[[], bool]) -> None:
         follower = self._follower
         assert follower is not None  # noqa: S101 - opened before
         mark = self._journal.mark  # behind a whole batch or a standalone entry
         follower.catch_up(mark, stopped)
-        if follower.size != mark.index:
+        if follower.size != mark.index or (self._held and not follower.published):
             return
-        keys = self._signers()
+        keys = self._signers(mark.index)
         if keys is None:
             return
         note = follower.publish(keys, int(time.time()))

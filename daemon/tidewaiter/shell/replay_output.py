@@ -21,7 +21,7 @@ from tidewaiter.core.audit import Decisions
 from tidewaiter.core.chain_of_segments import naming_of
 from tidewaiter.core.errors import ConfigError
 from tidewaiter.edges.lock import StateLock
-from tidewaiter.shell.settings import Overrides, Settings
+from tidewaiter.shell.settings import EvidencePart, Overrides, Settings
 from tidewaiter.shell.settings_file import COMPRESSED, check_stream_readable, default_stream_name, load_settings
 from tidewaiter.shell.state_owner import REPLAY_FILE, REPLAY_SEGMENTS, check_state_usable
 from tidewaiter.shell.stream_files import members_of
@@ -76,6 +76,8 @@ def replay_settings(streams: Sequence[Path], config: Path | None, overrides: Ove
         settings = replace(settings, stream=part)
     else:
         check_stream_readable(settings, replay=True)
+    # a replay is no part of the log: signed with its key, under its name, it would be a fork of it
+    settings = replace(settings, evidence=EvidencePart(signed=False))
     _refuse_live(out, _live_states(config, streams[0], overrides.stream_name))
     check_state_usable(out, settings.stream.name, replay=True)
     return ReplaySettings(**{part.name: getattr(settings, part.name) for part in fields(settings)})

@@ -7,7 +7,7 @@ file is ever read back to decide anything but which run crashed.
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 from msgspec import Struct
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from tidewaiter.core.ledger import Ledger
     from tidewaiter.core.screening import Policy
     from tidewaiter.edges.durable import Disk
+
+
+MOST_AT_ONCE: Final = 100
+"""How many run logs of crashed runs a start closes; their names and digests stand in its ``run.started``."""
 
 
 class RunLog(Struct):
@@ -158,6 +162,8 @@ def close_crashed_runs(
         log.status, log.closed_at = "failed", closed_at
         log.error = "the process ended without closing the run (crash, kill or power loss)"
         crashed.append((path, log))
+    # as many as one entry has room for: the others are closed by the next starts
+    crashed = sorted(crashed, key=lambda each: each[1].started_at)[-MOST_AT_ONCE:]
     if crashed:
         _tell_what_was_committed(max((log for _, log in crashed), key=lambda log: log.started_at), ledger, last_commit)
     documents: list[Document] = []

@@ -132,12 +132,14 @@ class EvidencePart:
     """[evidence]: the log's name, the file of the private key that signs it, and the witnesses that cosign it.
 
     `origin` None: one is made up when the log begins. `key` None: the service manager's credential, if it gave one;
-    else the log is not signed. `policy` is a C2SP tlog-policy; its witnesses with a URL are asked to cosign.
+    else the log is not signed. `policy` is a C2SP tlog-policy; its witnesses with a URL are asked to cosign. `signed`
+    False: no key is looked for.
     """
 
     origin: str | None = None
     key: Path | None = None
     policy: Path | None = None
+    signed: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)

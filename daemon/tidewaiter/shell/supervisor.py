@@ -33,7 +33,14 @@ from tidewaiter.edges.service_manager import ServiceManager
 from tidewaiter.edges.stream import Stream
 from tidewaiter.edges.waker import FileWaker
 from tidewaiter.shell.consumer import Consumer
-from tidewaiter.shell.evidence import Evidence, key_to_introduce, origin_for, refuse_without_key, signing_keys
+from tidewaiter.shell.evidence import (
+    Evidence,
+    key_to_introduce,
+    origin_for,
+    refuse_other_origin,
+    refuse_without_key,
+    signing_keys,
+)
 from tidewaiter.shell.governing import Governing, from_settings
 from tidewaiter.shell.log_names import utc_now
 from tidewaiter.shell.producer import ProducerSettings, produce
@@ -145,6 +152,7 @@ class _Supervisor:
         try:
             log.info("recovery.started")
             recovered = await loop.run_in_executor(self.journal_thread, recover, self.disk, self.state)
+            await loop.run_in_executor(self.journal_thread, self._note_recovery, recovered)
             await self.evidence.check(recovered)
             await loop.run_in_executor(self.journal_thread, self._open_journal, recovered, run_id, governing)
             assert self.journal is not None  # noqa: S101 - just set
@@ -175,8 +183,29 @@ class _Supervisor:
         finally:
             keep_alive.cancel()
 
+    def _note_recovery(self, recovered: Recovered) -> None:
+        """Record what recovery cut or put aside, whether or not this start goes on."""
+        for action, members in recovered.notes:
+            if action == "snapshot.damaged":
+                log.warning("snapshot.refused", **members)
+            else:
+                log.warning("recovery.tail_cut", **members)
+        if recovered.notes and recovered.mark is not None:
+            journal = Journal(
+                self.disk, self.state, recovered.ledger, recovered.mark,
+                run_id="recovery", now=utc_now, segment_bytes=self.settings.state.segment_bytes,
+                origin=recovered.ledger.origin or origin_for(self.settings, self.keys),
+            )  # fmt: skip
+            try:
+                for action, members in recovered.notes:
+                    journal.record(action, dict(members))
+                recovered.ledger, recovered.mark = journal.ledger, journal.mark
+            finally:
+                journal.close()
+
     def _open_journal(self, recovered: Recovered, run_id: str, governing: Governing) -> None:
         origin = recovered.ledger.origin or origin_for(self.settings, self.keys)
+        refuse_other_origin(origin, self.settings.evidence)
         # a log that was signed does not go on unsigned
         refuse_without_key(recovered.ledger.keys, self.keys, utc_now())
         crashed, documents = close_crashed_runs(
@@ -206,12 +235,8 @@ class _Supervisor:
             journal.ledger.totals,
         )
         self.record.open()
-        for action, members in recovered.notes:
-            journal.record(action, dict(members))
-            if action == "snapshot.damaged":
-                log.warning("snapshot.refused", **members)
-            else:
-                log.warning("recovery.tail_cut", **members)
+        if journal.behind(utc_now()):
+            log.warning("clock.behind", last=journal.latest)
         started: dict[str, object] = {
             "version": tidewaiter.__version__, "resume_offset": journal.ledger.global_offset, "crashed_runs": crashed,
             "stream": self.settings.stream.name, "documents": documents,
@@ -287,6 +312,7 @@ class _Supervisor:
         if bytes_before(self.state, mark) <= CHECKED_BEFORE_READY_BYTES:
             await work
             return None
+        self.evidence.hold(work)
         return work
 
     # -- tasks ---------------------------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ from tidewaiter.core.snapshot import MAGIC, decode_header
 from tidewaiter.core.tlog.checkpoints import TreeHead
 from tidewaiter.core.tlog.notes import Note, parse_note, signing_key
 from tidewaiter.edges.lock import StateLock
+from tidewaiter.shell import keys
 from tidewaiter.shell.verify import Verdict, Wanted, verify
 from tidewaiter.shell.verify_table import COVERED, ENTRY_ATTACKS, NOT_COVERED, UP_TO
 from tidewaiter.shell.verify_trust import read_given
@@ -193,6 +194,9 @@ def test_a_cut_log_is_found_by_what_covers_more(home: Home, torn: bool) -> None:
     found = verdict(home, key=VKEY)
     assert found.exit_status == TAMPERED
     assert {"checkpoint", "checkpoints"} <= checks(found)
+    for first in (found.first, found.findings[0]):  # not the files that follow from the entries that are gone
+        assert first is not None
+        assert "it was cut or rolled back" in first.what
 
 
 def test_swapped_segments_are_found(home: Home) -> None:
@@ -285,6 +289,13 @@ def test_an_edited_flag_is_found(home: Home, sealed: bool, change: str) -> None:
     write_lines(path, {"edit": lines, "cut": lines[:-1], "append": [*lines, lines[0]]}[change])
     found = verdict(home, key=VKEY)
     assert (found.exit_status, checks(found)) == (TAMPERED, {"projections"})
+    assert found.first is not None
+    assert found.first.file == str(path)
+    if change == "edit":
+        assert found.first.index is not None
+        record = audit.record_of(daemon.audit_lines(home.state)[found.first.index])
+        assert (record[:20], len(record)) == (lines[3][:20], len(lines[3]))
+        assert sum(map(len, lines[:3])) <= (found.first.offset or 0) < sum(map(len, lines[:4]))
 
 
 def test_an_edited_run_log_is_found(home: Home) -> None:
@@ -311,6 +322,31 @@ def test_an_edited_archived_ruleset_is_found(home: Home) -> None:
     path.write_bytes(path.read_bytes().replace(b"threshold", b"Threshold", 1))
     found = verdict(home, key=VKEY, replay=True)
     assert (found.exit_status, checks(found)) == (TAMPERED, {"archive"})
+
+
+def test_a_foreign_file_among_the_archived_texts_is_named_as_one(home: Home) -> None:
+    """No entry names it, so no text was changed."""
+    (home.state / "rules" / "aaaa").write_text("x\n", encoding="ascii")
+    found = verdict(home, key=VKEY)
+    assert [each.what for each in found.findings] == [
+        "is a file that no entry names, and its name is not its own digest"
+    ]
+
+
+def test_a_missing_tile_is_named_once(home: Home) -> None:
+    """The finding's file is its path."""
+    path = home.state / "tlog" / "tile" / "0" / "001"
+    path.unlink()
+    found = verdict(home, key=VKEY)
+    assert [(each.file, each.what) for each in found.findings] == [(str(path), "is missing")]
+
+
+def test_removed_checkpoints_are_said_to_be_gone(home: Home) -> None:
+    """A log that names a key is not called unsigned because its signatures were removed."""
+    shutil.rmtree(home.state / "tlog")
+    notes = " ".join(verdict(home, key=VKEY).notes)
+    assert "its checkpoints are gone" in notes
+    assert "the log is not signed" not in notes
 
 
 @pytest.mark.parametrize("what", ["rules", "runs", "reports", "tlog"])
@@ -488,11 +524,12 @@ def test_a_signature_of_a_key_that_the_log_does_not_name_is_found(home: Home) ->
     assert (found.exit_status, checks(found)) == (TAMPERED, {"signatures"})
 
 
-def test_removed_signatures_are_found_by_whoever_pinned_the_key(home: Home) -> None:
-    """A log that has become unsigned is no log of that key."""
+def test_removed_signatures_are_found(home: Home) -> None:
+    """The log names a key that was to sign: it does not become unsigned, whoever looks."""
     forge(home.state, lambda _, line: line, [])
-    assert verdict(home).exit_status in {UNANCHORED, UNDECIDABLE}
-    assert checks(verdict(home, key=VKEY)) == {"signatures"}
+    for key in (None, VKEY):
+        found = verdict(home, key=key)
+        assert (found.exit_status, checks(found)) == (TAMPERED, {"signatures"})
 
 
 def test_a_restored_back_up_that_goes_on_otherwise_is_a_fork(home: Home, tmp_path: Path) -> None:
@@ -519,6 +556,10 @@ def test_a_rollback_to_an_older_signed_state_needs_a_newer_checkpoint(home: Home
     found = verdict(home, key=VKEY, since=held, state=home.older)
     assert found.exit_status == TAMPERED
     assert "rolled back" in next(each.what for each in found.findings)
+    seen = rig.cosign(home.state, now())  # what a witness hands out
+    found = verdict(home, policy=rig.write_policy(home.place), since=seen)
+    assert (found.exit_status, row(found, "rollback")) == (INTACT, COVERED)
+    assert verdict(home, policy=rig.write_policy(home.place), since=seen, state=home.older).exit_status == TAMPERED
 
 
 def test_a_rewrite_signed_with_the_stolen_key_needs_a_held_checkpoint(home: Home) -> None:
@@ -547,6 +588,18 @@ def test_a_rewrite_behind_the_held_checkpoint_is_not_covered(home: Home) -> None
     found = verdict(home, since=older)
     assert (found.exit_status, row(found, "stolen-key rewrite")) == (INTACT, UP_TO)
     assert next(each.entries for each in found.table if each.attack == "stolen-key rewrite") == size
+
+
+def test_an_unsigned_checkpoint_of_another_tree_is_found(home: Home) -> None:
+    """Also where signed ones stand behind it, and no key was to sign it."""
+    settings = home.settings()
+    keys.revoke(settings, VKEY, len(daemon.audit_lines(home.state)) - 1, "stolen", "tester")
+    daemon.succeed(settings)
+    path = home.state / "tlog" / "checkpoint"
+    lines = lines_of(path)
+    write_lines(path, [*lines[:2], b"A" * 43 + b"=\n", *lines[3:]])
+    found = verdict(home, key=VKEY)
+    assert (found.exit_status, checks(found)) == (TAMPERED, {"checkpoints"})
 
 
 def test_a_rewrite_that_keeps_the_cosigned_checkpoint_contradicts_it(home: Home) -> None:
@@ -613,5 +666,6 @@ def test_entries_appended_without_a_signature_are_not_anchored(home: Home) -> No
         with running:
             found = verdict(home, key=VKEY)
         assert (found.exit_status, found.findings) == (UNANCHORED, [])
-        assert "last 1 entries stand behind" in " ".join(found.notes)
+        assert f"entry {entry.index + 1:,} is not anchored: behind every checkpoint" in found.notes[0]
+        assert found.verdict.endswith(f"anchored outside only up to entry {entry.index:,} of {entry.index + 1:,}")
         assert row(found, "insertion") == UP_TO

@@ -27,6 +27,8 @@ from tidewaiter import AuditLogger
 from tidewaiter.core import audit
 from tidewaiter.core.errors import EXIT_HALTED, ConfigError
 from tidewaiter.core.tlog.notes import parse_note
+from tidewaiter.edges.journal import segment_name
+from tidewaiter.edges.lock import StateLock
 from tidewaiter.shell import keys, verify_tree
 from tidewaiter.shell.commands import verify as command
 from tidewaiter.shell.verify import Verdict, Wanted, verify, verify_file
@@ -178,6 +180,18 @@ def test_a_torn_tile_that_no_checkpoint_needs_is_no_tampering(home: Home) -> Non
     assert_intact(check(home.state))
 
 
+@pytest.mark.parametrize("begun", [b"", b'{"prev":"'])
+def test_a_segment_that_was_only_just_made_is_no_tampering(home: Home, begun: bytes) -> None:
+    """The daemon, or a crash, may leave it without its first entry; the checkpoint misses one that was emptied."""
+    path = home.state / "audit" / segment_name(len(daemon.audit_lines(home.state)))
+    path.write_bytes(begun)
+    assert_intact(check(home.state))
+    home.segments()[-2].write_bytes(b"")
+    assert check(home.state).exit_status == 4
+    path.unlink()
+    assert check(home.state).exit_status == 4
+
+
 def test_removed_oldest_segments_leave_the_rest_provable(home: Home) -> None:
     """Their leaves stand in the tiles: the tree, and whatever comes behind, is checked all the same."""
     home.segments()[0].unlink()
@@ -246,8 +260,94 @@ def test_a_revoked_key_does_not_count_behind_its_last_index(home: Home) -> None:
     keys.rotate(settings, None, dt.timedelta(days=1), "stolen", "tester")
     daemon.succeed(settings)
     found = check(home.state)
-    assert (found.findings, found.anchored) == ([], last + 1)
+    assert (found.exit_status, found.findings, found.anchored) == (6, [], last + 1)
     assert {row.covered for row in found.table if row.attack == "edit"} == {UP_TO}
+
+
+def test_without_a_key_in_force_unsigned_checkpoints_are_no_tampering(home: Home) -> None:
+    """The revocation of the only key is in the log; what comes behind is not signed until another takes over."""
+    settings, size = home.settings(), len(daemon.audit_lines(home.state))
+    keys.revoke(settings, VKEY, size - 1, "stolen", "tester")
+    daemon.succeed(settings)
+    assert (home.state / "tlog" / "checkpoint").read_bytes().endswith(b"\n\n")
+    for given in ({"key": VKEY}, {"since": home.older / "tlog" / "checkpoint"}):
+        found = check(home.state, **given)
+        assert_intact(found, 6)
+        assert found.anchored == size
+        assert f"entries {size:,} to {found.entries - 1:,} are not anchored" in found.notes[-1]
+        assert "without a signature" in found.notes[-1]
+    new = keys.rotate(settings, None, dt.timedelta(days=1), "stolen", "tester").rpartition("vkey: ")[2]
+    for vkey in (VKEY, new):
+        assert_intact(check(home.state, key=vkey), 6)
+    daemon.succeed(settings)
+    assert_intact(check(home.state, key=new))
+    assert_intact(check(home.state), 6)
+
+
+def test_a_key_that_has_yet_to_sign_is_no_tampering(home: Home) -> None:
+    """A rotation named it while the daemon was down: the next start signs with it, as with the old one."""
+    said = keys.rotate(home.settings(), None, dt.timedelta(days=1), "yearly", "tester")
+    new = said.rpartition("vkey: ")[2]
+    found = check(home.state, key=new)
+    assert_intact(found, 6)
+    assert "no checkpoint that counts is signed by it" in found.notes[0]
+    daemon.succeed(home.settings())
+    assert_intact(check(home.state, key=new))
+
+
+# -- how far -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_verdict_says_how_far_the_log_is_anchored(home: Home) -> None:
+    """Everything that is held reaches to the end; entries that a later command left behind it are named."""
+    last = len(daemon.audit_lines(home.state)) - 1
+    rig.cosign(home.state, int(dt.datetime.now(dt.UTC).timestamp()))
+    policy = rig.write_policy(home.place)
+    ways: list[dict[str, Any]] = [{"key": VKEY}, {"since": home.checkpoint()}, {"policy": policy}]
+    for given in ways:
+        assert check(home.state, **given).verdict == f"intact, and anchored outside up to entry {last:,} of {last:,}"
+    keys.rotate(home.settings(), None, dt.timedelta(days=1), "yearly", "tester")
+    for given in ways:
+        found = check(home.state, **given)
+        assert_intact(found, 6)
+        assert found.verdict == f"intact, but anchored outside only up to entry {last:,} of {found.entries - 1:,}"
+        assert "behind every checkpoint" in found.notes[0]
+
+
+def test_entries_under_a_checkpoint_that_does_not_count_are_not_anchored(home: Home) -> None:
+    """Signed is not cosigned, and what a key signs that nothing vouches for anchors nothing."""
+    rig.cosign(home.state, int(dt.datetime.now(dt.UTC).timestamp()))
+    last = len(daemon.audit_lines(home.state)) - 1
+    rotated(home)
+    found = check(home.state, policy=rig.write_policy(home.place))
+    assert_intact(found, 6)
+    assert found.verdict == f"intact, but anchored outside only up to entry {last:,} of {found.entries - 1:,}"
+    assert f"entries {last + 1:,} to {found.entries - 1:,} are not anchored" in found.notes[0]
+    assert "have not cosigned" in found.notes[0]
+
+
+def test_what_a_running_daemon_has_just_written_may_still_be_unsigned(home: Home) -> None:
+    """It is about to sign the entries of the last minute; without it they wait for nobody."""
+    keys.rotate(home.settings(), None, dt.timedelta(days=1), "yearly", "tester")
+    with StateLock(home.state / "lock"):
+        found = check(home.state)
+    assert_intact(found)
+    assert found.verdict.endswith("the daemon has just written the others")
+    assert_intact(check(home.state), 6)
+
+
+def test_a_checkpoint_inside_the_state_directory_is_not_outside(home: Home) -> None:
+    """It is refused under whatever name: whoever rewrites the log rewrites it too."""
+    own = home.state / "tlog" / "checkpoint"
+    symbolic, hard = home.place / "symbolic", home.place / "hard"
+    symbolic.symlink_to(own)
+    hard.hardlink_to(own)
+    for file in (own, symbolic, hard):
+        with pytest.raises(ConfigError, match=r"inside the state directory.*kept elsewhere"):
+            check(home.state, since=file)
+
+
+# -- policies and held checkpoints -------------------------------------------------------------------------------------
 
 
 def test_a_policy_counts_only_checkpoints_with_its_quorum(home: Home) -> None:
@@ -306,6 +406,43 @@ def test_a_file_of_the_python_api_is_verified(tmp_path: Path) -> None:
     assert (found.exit_status, found.first.index if found.first else None) == (4, 4)
 
 
+def test_what_is_no_audit_log_is_refused(tmp_path: Path) -> None:
+    """One line says so; a log whose first line was changed is still one."""
+    given, path = read_given(None, None, None), tmp_path / "audit.jsonl"
+    for text in ("# tidewaiter\n\nsome text\n", "", '{"a": 1}\n' * 300):
+        path.write_text(text, encoding="utf-8")
+        with pytest.raises(ConfigError, match="is no audit log"):
+            verify_file(path, given, Unwatched())
+    path.unlink()
+    with AuditLogger(path) as logger:
+        logger.log_start("pipeline-1", "read", "read_csv")
+        logger.log_complete("pipeline-1", "read", "read_csv", record_count=3)
+    lines = lines_of(path)
+    for changed in ([b"x" + lines[0], *lines[1:]], lines[1:]):
+        write_lines(path, changed)
+        assert verify_file(path, given, Unwatched()).exit_status == 4
+
+
+def test_a_segment_alone_is_no_directory(home: Home) -> None:
+    """A key has nothing to vouch for there; the first one is intact, the entries before a later one are missing."""
+    for path, status in zip(home.segments(), (6, 7, 7), strict=False):
+        found = verify_file(path, read_given(VKEY, None, None), Unwatched())
+        assert (found.exit_status, {each.kind for each in found.findings} - {"missing"}) == (status, set())
+        notes = " ".join(found.notes)
+        assert "--key and --policy are of no use here" in notes
+        assert f"tidewaiter verify --state-dir {home.state}" in notes
+
+
+def test_the_table_of_a_file_speaks_of_the_file(tmp_path: Path) -> None:
+    """It has no directory, no keys and no daemon."""
+    path = tmp_path / "audit.jsonl"
+    with AuditLogger(path) as logger:
+        logger.log_start("pipeline-1", "read", "read_csv")
+    found = verify_file(path, read_given(None, None, None), Unwatched())
+    said = " ".join([*(row.why for row in found.table), *found.notes])
+    assert not [word for word in ("directory", "daemon", "checkpoint", "witness") if word in said]
+
+
 # -- the command -------------------------------------------------------------------------------------------------------
 
 
@@ -359,6 +496,14 @@ def test_wrong_usage_is_refused_in_words(home: Home, arguments: list[str], monke
         arguments = [*arguments, "--state-dir", "state"]
     done = run(*arguments)
     assert isinstance(done.exception, ConfigError)
+
+
+def test_a_wrong_key_is_not_looked_for_beside_the_log() -> None:
+    """What stands in the state directory proves nothing, so the hint does not lead there."""
+    with pytest.raises(ConfigError) as refused:
+        read_given("no vkey", None, None)
+    assert "handed" in refused.value.hint
+    assert "keys show" not in refused.value.hint
 
 
 def test_a_terminal_is_shown_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,8 @@ EXIT_USAGE: Final = 2
 EXIT_HALTED: Final = 3
 EXIT_INTEGRITY: Final = 4
 EXIT_DURABILITY: Final = 5
+EXIT_UNANCHORED: Final = 6
+EXIT_UNDECIDABLE: Final = 7
 
 
 class TidewaiterError(Exception):

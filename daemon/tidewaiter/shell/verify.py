@@ -11,14 +11,15 @@ everything else is compared with it.
 
 from __future__ import annotations
 
-import datetime as dt
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
 from msgspec import Struct
 
-from tidewaiter.core.errors import EXIT_CLEAN, EXIT_INTEGRITY, ConfigError
+from tidewaiter.core.audit import MAX_ENTRY_BYTES, SEGMENT_OPENED, read_head
+from tidewaiter.core.errors import EXIT_CLEAN, EXIT_INTEGRITY, EXIT_UNANCHORED, EXIT_UNDECIDABLE, ConfigError
 from tidewaiter.core.key_decisions import REVOKED
 from tidewaiter.core.tlog.checkpoints import TreeHead, parse_tree_head
 from tidewaiter.core.tlog.notes import NoteError, verified
@@ -28,26 +29,16 @@ from tidewaiter.shell.state_owner import read_owner, refuse_no_state
 from tidewaiter.shell.verify_files import Beside
 from tidewaiter.shell.verify_findings import MISSING, TAMPERED, Finding, Findings
 from tidewaiter.shell.verify_input import InputRanges
-from tidewaiter.shell.verify_log import AuditFile, Collector, LogPass, parse_time, pin
+from tidewaiter.shell.verify_log import AuditFile, Collector, LogPass, pin
 from tidewaiter.shell.verify_replay import Timeline, check_replay
 from tidewaiter.shell.verify_table import Row, table
 from tidewaiter.shell.verify_tree import TreeResult, TreeTask, begin_tree
-from tidewaiter.shell.verify_trust import Anchors, Checkpoints, Given, compare_head, read_vkey
+from tidewaiter.shell.verify_trust import Anchors, Checkpoints, Given, compare_head, read_vkey, refuse_own
 
 if TYPE_CHECKING:
     from tidewaiter.core.audit import BatchCommitted, Decision, KeyRecorded
-    from tidewaiter.shell.verify_log import Stop
 
-SIGNED_WITHIN: Final = dt.timedelta(seconds=60)
-"""A running daemon signs what it commits much faster; entries that wait longer are waiting for nobody."""
-EXIT_UNANCHORED: Final = 6
-EXIT_UNDECIDABLE: Final = 7
-WORDS: Final = {
-    EXIT_CLEAN: "intact, and anchored outside",
-    EXIT_INTEGRITY: "TAMPERED",
-    EXIT_UNANCHORED: "intact, but not anchored outside",
-    EXIT_UNDECIDABLE: "undecidable: files are missing",
-}
+_SEGMENT: Final = re.compile(r"audit-[0-9]{20}\.jsonl")
 
 
 @dataclass(frozen=True)
@@ -96,6 +87,7 @@ def verify(wanted: Wanted, watcher: Watcher) -> Verdict:
         raise ConfigError(f"{state}: there is no such state directory", hint="name it with --state-dir")
     try:
         refuse_no_state(state)
+        refuse_own(wanted.given, state)
         return _Verification(wanted, watcher).run()
     except OSError as error:
         raise ConfigError(
@@ -108,18 +100,50 @@ def verify_file(path: Path, given: Given, watcher: Watcher) -> Verdict:
     """Verify an audit log that is one file, such as `tidewaiter.AuditLogger` writes. Raises ConfigError."""
     findings = Findings()
     try:
-        file = AuditFile(path, path.stat().st_size, 0)
+        file = AuditFile(path, path.stat().st_size, _first_of(path))
         log = LogPass([file], findings, stops=(), collector=_told(watcher, file.size), named=False)
         log.run()
         held = _head_of(given)
-        tree = begin_tree(TreeTask(None, [file], [] if held is None else [held.size], 0))()
+        sizes = [] if held is None else [held.size]
+        tree = begin_tree(TreeTask(None, [file], sizes, 0))() if not file.first else TreeResult(findings)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}", hint="name an audit file") from error
     if log.torn:
         findings.note(f"{path}: {len(log.torn)} bytes behind the last whole entry are ignored")
-    anchors = Anchors(tree.leaves, given=["since"] if held is not None else [])
+    if file.first:
+        what = f"begins with entry {file.first}: those before stand in other files, verify the directory as a whole"
+        findings.missing("chain", what, path, index=file.first)
+    _note_segment(path, given, findings)
+    anchors = Anchors(log.index, given=["since"] if held is not None else [], alone=True)
     anchors.held = _held(given, tree, findings, log.keys)
     return _verdict(str(path), log, tree, anchors, findings, file.size, 0)
+
+
+def _first_of(path: Path) -> int:
+    """Return the index of the first entry. Raises ConfigError for a file that is no audit log at all.
+
+    One that begins with anything else, but goes on as an audit log, was changed at its beginning: it begins at 0.
+    """
+    with path.open("rb") as file:
+        first, second = (read_head(file.readline(MAX_ENTRY_BYTES + 1)) for _ in range(2))
+    if first is None and second is None:
+        raise ConfigError(
+            f"{path}: is no audit log: neither of its first lines is an audit entry", hint="name an audit file"
+        )
+    return first.index if first is not None and first.action == SEGMENT_OPENED else 0
+
+
+def _note_segment(path: Path, given: Given, findings: Findings) -> None:
+    """Say what verifying a file alone cannot do."""
+    if given.log_keys and given.since is None:
+        findings.note(
+            "--key and --policy are of no use here: a file alone holds no checkpoint that they could vouch for"
+        )
+    if _SEGMENT.fullmatch(path.name):
+        findings.note(
+            f"{path} is a segment of a daemon's log; its checkpoints stand beside it. Verify the directory instead: "
+            f"tidewaiter verify --state-dir {path.parent.parent} --key VKEY"
+        )
 
 
 class _Verification:
@@ -136,16 +160,12 @@ class _Verification:
         checkpoints = Checkpoints(TreeFiles(state), findings)
         files = pin(state)
         held = _head_of(given)
-        sizes = {each.head.size for each in checkpoints.signed} | {checkpoints.size}
+        sizes = checkpoints.sizes | {checkpoints.size}
         total = sum(file.size for file in files)
         keeps_tiles = state if (state / "tlog").is_dir() else None
         heads = sizes if held is None else sizes | {held.size}
         result = begin_tree(TreeTask(keeps_tiles, files, sorted(heads), checkpoints.size))
-        stops = (
-            beside.stops
-            | {checkpoints.size + 1}
-            | (sizes | {size + 1 for size in sizes} if given.policy is not None else set())
-        )
+        stops = beside.stops | (sizes | {size + 1 for size in sizes} if given.policy is not None else set())
         collector = _told(self.watcher, total)
         collector.batch, collector.decision = self._batch, self._decision
         log = LogPass(files, findings, stops=stops, projections=beside.projections(), collector=collector)
@@ -165,10 +185,7 @@ class _Verification:
                 f"{len(log.torn)} bytes behind the last whole entry are what a crash left; the next start cuts them"
             )
         self._input(log)
-        behind = log.index - checkpoints.size
-        if alive and _moments_ago(log.stops.get(checkpoints.size + 1)):  # it is about to sign them
-            behind = 0
-        return _verdict(str(state), log, tree, anchors, findings, total, self.ranges.bytes, unsigned=behind)
+        return _verdict(str(state), log, tree, anchors, findings, total, self.ranges.bytes, alive=alive)
 
     def _batch(self, batch: BatchCommitted, index: int, time: str) -> None:
         self.ranges.add(batch, index, time)
@@ -183,17 +200,24 @@ class _Verification:
         given, findings, origin = self.wanted.given, self.findings, log.ledger.origin
         checkpoints.compare(tree, origin)
         complete = log.first == 0
+        if complete:
+            checkpoints.check_unsigned(log.keys)
         checkpoints.verify(given, [key.vkey for key in log.ledger.keys], tree.roots, complete=complete)
         anchors = checkpoints.anchor(given, log.keys, log.index, _held(given, tree, findings, log.keys))
         checkpoints.check_cosigned_times(log.stops)
         pinned = {str(key) for key in given.log_keys if key.name == origin}
-        revoked = {record.vkey for _, record in log.keys if record.decision == REVOKED}
+        excused = {record.vkey for _, record in log.keys if record.decision == REVOKED}
+        for key in log.ledger.keys:  # the newest key may have to wait for a restart before it signs
+            if key is log.ledger.keys[-1] or key.from_index >= checkpoints.size:
+                excused.add(key.vkey)
         if given.log_keys and not pinned:
             findings.tampered(
                 "signatures", "the log's name is not that of the pinned key", checkpoints.path,
                 expected=" or ".join(sorted({key.name for key in given.log_keys})), found=origin,
             )  # fmt: skip
-        elif pinned - revoked and not anchors.vouched and complete and checkpoints.newest is not None:
+        elif pinned & excused and not anchors.vouched and checkpoints.newest is not None:
+            findings.note("the log names the pinned key, but no checkpoint that counts is signed by it (yet)")
+        elif pinned and not anchors.vouched and complete and checkpoints.newest is not None:
             findings.tampered(
                 "signatures", "no checkpoint of this log is signed by the pinned key: the key was exchanged, the "
                 "signatures were removed, or another key was pinned", checkpoints.path / "checkpoint",
@@ -201,6 +225,8 @@ class _Verification:
             )  # fmt: skip
         if origin and checkpoints.newest is None:
             what = "is missing: it was removed, or none was written yet"
+            if log.keys:
+                findings.note("the log names a key, but its checkpoints are gone: no signature stands for it")
             findings.missing("checkpoints", what, checkpoints.path / "checkpoint")
         return anchors
 
@@ -224,11 +250,6 @@ class _Verification:
             reached = offset
 
         check_replay(state, stream, log.ledger, self.timeline, self.findings, alive)
-
-
-def _moments_ago(stop: Stop | None) -> bool:
-    time = None if stop is None else parse_time(stop.time)
-    return time is None or dt.datetime.now(dt.UTC) - time < SIGNED_WITHIN
 
 
 def _told(watcher: Watcher, total: int) -> Collector:
@@ -264,6 +285,42 @@ def _held(given: Given, tree: TreeResult, findings: Findings, keys: list[tuple[i
     return head.size
 
 
+def _anchored(log: LogPass, anchors: Anchors, findings: Findings, *, alive: bool) -> tuple[int, str]:
+    """Return the exit code and the verdict's words for a log in which nothing contradicts."""
+    reach = anchors.outside or 0
+    how_far = f"up to entry {reach - 1:,} of {log.index - 1:,}"
+    if reach and reach >= log.index:
+        return EXIT_CLEAN, f"intact, and anchored outside {how_far}"
+    if reach and alive and log.recent is not None and log.recent <= reach:  # the next checkpoint is due
+        return EXIT_CLEAN, f"intact, and anchored outside {how_far}: the daemon has just written the others"
+    if anchors.given and (anchors.covered or anchors.alone) and not findings.count(TAMPERED):
+        _note_unanchored(log, anchors, findings)
+    if not reach:
+        return EXIT_UNANCHORED, "intact, but not anchored outside"
+    return EXIT_UNANCHORED, f"intact, but anchored outside only {how_far}"
+
+
+def _note_unanchored(log: LogPass, anchors: Anchors, findings: Findings) -> None:
+    """Say of the entries that nothing outside stands for what does stand for them."""
+    reach, covered, last = anchors.outside or 0, anchors.covered, log.index - 1
+    if reach < covered:
+        by = "which no key signed that you gave, or that what you gave vouches for"
+        if (anchors.signed or 0) < covered:
+            by = "without a signature that counts"
+        elif "policy" in anchors.given and (anchors.signed or 0) > reach:
+            by = "which the policy's witnesses have not cosigned, or whose key it does not name"
+        findings.note(f"{_entries(reach, covered - 1)} not anchored: under a checkpoint {by}")
+    if covered <= last:
+        why = "behind every checkpoint: left by a crash or an operator's command, or appended by somebody else"
+        if anchors.alone:
+            why = "behind the held checkpoint" if reach else "nothing that was given stands for this file"
+        findings.note(f"{_entries(max(covered, reach), last)} not anchored: {why}")
+
+
+def _entries(first: int, last: int) -> str:
+    return f"entry {first:,} is" if first == last else f"entries {first:,} to {last:,} are"
+
+
 def _named(checkpoints: Checkpoints) -> str:
     names = {f"{each.name}+{each.key_id.hex()}" for one in checkpoints.signed for each in one.note.signatures}
     return ", ".join(sorted(names)) or "no signature"
@@ -278,24 +335,19 @@ def _verdict(
     audit_bytes: int,
     input_bytes: int,
     *,
-    unsigned: int = 0,
+    alive: bool = False,
 ) -> Verdict:
-    if anchors.signed is None:
+    """`alive`: a daemon works in the directory."""
+    if anchors.signed is None and not log.keys and not anchors.alone:
         findings.note("the log is not signed")
-    status = EXIT_CLEAN if anchors.outside else EXIT_UNANCHORED
-    if status == EXIT_CLEAN and unsigned > 0:
-        status = EXIT_UNANCHORED
-        findings.note(
-            f"the last {unsigned} entries stand behind the newest checkpoint, and no running daemon has just written "
-            "them: a crash or an operator's command left them there, or somebody appended them"
-        )
+    status, words = _anchored(log, anchors, findings, alive=alive)
     if findings.count(MISSING):
-        status = EXIT_UNDECIDABLE
+        status, words = EXIT_UNDECIDABLE, "undecidable: files are missing"
     if findings.count(TAMPERED):
-        status = EXIT_INTEGRITY
+        status, words = EXIT_INTEGRITY, "TAMPERED"
     return Verdict(
         exit_status=status,
-        verdict=WORDS[status],
+        verdict=words,
         state=state,
         log=log.ledger.origin,
         entries=log.index,
@@ -304,7 +356,7 @@ def _verdict(
         input_bytes=input_bytes,
         signed=anchors.signed,
         anchored=anchors.outside,
-        findings=findings.listed,
+        findings=findings.ordered,
         unlisted=findings.unlisted,
         first=findings.first,
         table=table(anchors),

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from tidewaiter.core import audit
-from tidewaiter.core.ledger import Checkpoint, decode_checkpoint
+from tidewaiter.core.audit import read_head
+from tidewaiter.core.ledger import Checkpoint, decode_checkpoint, units
 from tidewaiter.core.snapshot import Header, decode
 from tidewaiter.edges.prefix_check import Difference, ProjectionCheck
 from tidewaiter.edges.projections import open_part, sealed_bases, sealed_part
 from tidewaiter.edges.snapshots import snapshot_files
-from tidewaiter.shell.verify_log import documents_of
+from tidewaiter.shell.verify_log import documents_of, line_blocks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 _TRIES: Final = 5
 _PAUSE_S: Final = 0.2
 _SHOWN: Final = 400
+_MARKER_WITHIN: Final = 2048  # room for the name of an actor
+_MARKERS: Final = {name: f',"action":"{action}","record":'.encode() for name, action in audit.PROJECTIONS.items()}
+_COMMITTED: Final = f',"action":"{audit.BATCH_COMMITTED}",'.encode()
 _LEDGER_FIELDS: Final = ("commit", "previous", "totals", "projections", "decisions", "closed", "next_start", "halt")
 
 
@@ -91,15 +95,15 @@ class Beside:
 
     def judge(self, log: LogPass, files: list[AuditFile]) -> None:
         """Compare everything with the log that was read."""
-        self._judge_projections(log)
+        self._judge_projections(log, files)
         self._judge_checkpoint(log)
         self._judge_snapshots(log)
         self._judge_documents(log, files)
         self._judge_archive(log)
 
-    def _judge_projections(self, log: LogPass) -> None:
+    def _judge_projections(self, log: LogPass, files: list[AuditFile]) -> None:
         """A crash, and the running daemon, leave at most the last batch unwritten: that much may be missing."""
-        ledger = log.ledger
+        ledger, differing = log.ledger, []
         for each in self._differences:
             confirmed = ledger.previous.projections.get(each.projection) if ledger.previous is not None else None
             length = confirmed.length if confirmed is not None and ledger.open_run is not None else 0
@@ -107,9 +111,15 @@ class Beside:
             if ledger.open_run is not None and unwritten and each.offset >= length:
                 self._findings.note(f"{each.file}: the last batch is not written there yet; the next start writes it")
                 continue
+            differing.append(each)
+        records = _entries_at(files, {(each.projection, each.offset) for each in differing})
+        for each in differing:
+            part, base = self._part(each.projection, each.offset, log)
+            index = records.get((each.projection, each.offset))
+            what = "differs from the audit log" if index is None else f"differs from the record in entry {index}"
             self._findings.tampered(
-                "projections", "differs from the audit log; the offset is that in the whole projection", each.file,
-                offset=each.offset, expected=_shown(each.wanted), found=_shown(each.found) or "its end",
+                "projections", what, part, index=index, offset=each.offset - base, expected=_shown(each.wanted),
+                found=_shown(each.found) or "its end",
             )  # fmt: skip
         for name, absent in self._compared.absent.items():
             if absent:
@@ -128,6 +138,17 @@ class Beside:
                     "projections", "is longer than the audit log accounts for", open_part(self.state, name),
                     offset=mark.length - mark.base, expected=f"{mark.length} bytes in all", found=f"{size} bytes",
                 )  # fmt: skip
+
+    def _part(self, name: str, offset: int, log: LogPass) -> tuple[Path, int]:
+        """Return the file that holds byte `offset` of a projection, and where in it the file begins."""
+        ends = {
+            base: base + sealed_part(self.state, name, base).stat().st_size for base in sealed_bases(self.state, name)
+        }
+        ends |= {base: end for (each, base), end in log.sealed.items() if each == name}
+        for base, end in ends.items():
+            if base <= offset < end:
+                return sealed_part(self.state, name, base), base
+        return open_part(self.state, name), max(ends.values(), default=0)
 
     def _judge_checkpoint(self, log: LogPass) -> None:
         checkpoint, path = self._checkpoint, self.state / "checkpoint.json"
@@ -234,10 +255,38 @@ class Beside:
                 continue
             found = file_digest(path)
             if found is not None and found != path.name:
+                named_in = log.governing.get(path.name)
+                what = "is not what its name says: the text was changed"
+                if named_in is None:
+                    what = "is a file that no entry names, and its name is not its own digest"
                 self._findings.tampered(
-                    "archive", "is not what its name says: the text was changed", path,
-                    index=log.governing.get(path.name), expected=f"SHA-256 {path.name}", found=f"SHA-256 {found}",
+                    "archive", what, path, index=named_in,
+                    expected=None if named_in is None else f"SHA-256 {path.name}", found=f"SHA-256 {found}",
                 )  # fmt: skip
+
+
+def _entries_at(files: list[AuditFile], places: set[tuple[str, int]]) -> dict[tuple[str, int], int]:
+    """Return the entries whose records hold these bytes of these projections.
+
+    A pass of its own over the log, made only where something differs.
+    """
+    found: dict[tuple[str, int], int] = {}
+    ends = dict.fromkeys(audit.PROJECTIONS, 0)
+    begun = not files or files[0].first <= 0
+    for line in (line for file in files for _, lines, _ in line_blocks(file) for line in lines) if places else ():
+        if not begun:  # the segments before are gone: what the first batch says is where the next records begin
+            if _COMMITTED in line[:_MARKER_WITHIN] and (entry := read_head(line)) is not None:
+                begun, unit = True, next(iter(units([line], entry.index, entry.prev)), None)
+                if unit is not None and isinstance(unit.members, audit.BatchCommitted):
+                    ends |= {name: mark.length for name, mark in unit.members.projections.items()}
+            continue
+        for name, marker in _MARKERS.items():
+            if marker in line[:_MARKER_WITHIN]:
+                begin, ends[name] = ends[name], ends[name] + len(audit.record_of(line))
+                held = [place for place in places if place[0] == name and begin <= place[1] < ends[name]]
+                if held and (entry := read_head(line)) is not None:
+                    found |= dict.fromkeys(held, entry.index)
+    return found
 
 
 def file_digest(path: Path) -> str | None:

@@ -12,6 +12,7 @@ from msgspec import Struct
 
 TAMPERED: Final = "tampered"
 MISSING: Final = "missing"
+_FOREMOST: Final = (("chain", "time"), ("checkpoints", "tree"), ("signatures", "tiles", "checkpoint", "snapshots"))
 LISTED: Final = 200
 """So many findings of one check are listed; the others are counted: one cut entry moves all that follow."""
 
@@ -81,8 +82,16 @@ class Findings:
         return sum(self._counts.values()) - len(self.listed)
 
     @property
+    def ordered(self) -> list[Finding]:
+        """Contradictions before what is missing, those of the audit log itself before those of what follows from it."""
+        return sorted(self.listed, key=lambda each: (each.kind != TAMPERED, _rank(each)))
+
+    @property
     def first(self) -> Finding | None:
-        """The contradiction with the lowest index, else the first one."""
+        """The contradiction with the lowest index among those that are nearest to the audit log."""
         found = [each for each in self.listed if each.kind == TAMPERED]
-        indexed = [each for each in found if each.index is not None]
-        return min(indexed, key=lambda each: each.index or 0) if indexed else next(iter(found), None)
+        return min(found, key=lambda each: (_rank(each), each.index is None, each.index or 0), default=None)
+
+
+def _rank(finding: Finding) -> int:
+    return next((rank for rank, checks in enumerate(_FOREMOST) if finding.check in checks), len(_FOREMOST))

@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     from tidewaiter.edges.prefix_check import ProjectionCheck
     from tidewaiter.shell.verify_findings import Findings
 
+RECENTLY: Final = dt.timedelta(seconds=60)
+"""A running daemon signs what it commits much faster; entries that wait longer are waiting for nobody."""
 CLOCK_TOLERANCE: Final = dt.timedelta(seconds=60)
 """A clock may be set back so far; entries whose times go back by more were not written when they say."""
 _BLOCK: Final = 1 << 18
@@ -148,6 +150,10 @@ class LogPass:
         self.runs: dict[str, int] = {}
         self.sealed: dict[tuple[str, int], int] = {}
         self.torn = b""
+        self.recent: int | None = None
+        """The first entry that was written within the last minute."""
+        now = dt.datetime.now(dt.UTC)
+        self._recently = [f"{each:%Y-%m-%dT%H:%M:%S.%fZ}" for each in (now - RECENTLY, now + RECENTLY)]
         self._files, self._findings, self._named = files, findings, named
         self._wanted = sorted(set(stops), reverse=True)
         self._projections = projections
@@ -204,7 +210,7 @@ class LogPass:
                     self._keep_stop(file, offset)
             self.torn = torn
             self._collector.progress(sum(map(len, lines)))
-        if not opened:
+        if not opened and (self.index == 0 or file is not self._files[-1]):  # the last one may just have been made
             self._findings.tampered("chain", "the segment holds no whole entry", file.path, index=self.index, offset=0)
 
     def _keep_stop(self, file: AuditFile, offset: int) -> None:
@@ -279,6 +285,8 @@ class LogPass:
 
     def _check_time(self, entry: EntryHead, path: Path, offset: int) -> None:
         time, self._time = entry.timestamp, entry.timestamp
+        if self.recent is None and self._recently[0] <= time <= self._recently[1]:
+            self.recent = entry.index
         if time >= self._latest and len(time) == len(self._latest):
             self._latest = time
             return

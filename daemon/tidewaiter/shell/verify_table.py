@@ -61,11 +61,11 @@ def _entries(attack: str, anchors: Anchors) -> Row:
         by.append(f"the held checkpoint fixes the first {anchors.held}")
     if anchors.witnessed is not None:
         by.append(f"witnesses cosigned the first {anchors.witnessed}")
-    unsigned = (
-        "the log is not signed: whoever writes there can compute chain and tree anew"
-        if anchors.signed is None
-        else "the keys are the directory's own: whoever writes there can put in his and sign anew"
-    )
+    unsigned = "the keys are the directory's own: whoever writes there can put in his and sign anew"
+    if anchors.alone:
+        unsigned = "nothing outside the file stands for it: whoever writes it can compute the chain anew"
+    elif anchors.signed is None:
+        unsigned = "no signature stands for the log: whoever writes there can compute chain and tree anew"
     return _row(attack, anchors.outside, anchors.size, ", ".join(by), unsigned)
 
 
@@ -83,6 +83,8 @@ def _backwards(attack: str, anchors: Anchors) -> Row:
     why = (
         f"a directory {what} to an older signed checkpoint looks as it did then; a newer one, held elsewhere, shows it"
     )
+    if anchors.alone:
+        why = f"a file {what} to an earlier entry looks as it did then; a copy or its head, kept elsewhere, shows it"
     return Row(attack, NOT_COVERED, None, why)
 
 
@@ -91,7 +93,9 @@ def _rewrite(anchors: Anchors) -> Row:
     by = "the held checkpoint" if anchors.held and reached == anchors.held else "a cosigned checkpoint"
     return _row(
         "stolen-key rewrite", reached, anchors.size, f"a rewrite of these entries contradicts {by}",
-        "who has the key can sign a rewritten log; only a checkpoint that is held elsewhere, or witnesses, show it",
+        "no key signs a file alone: whoever can write it can rewrite it"
+        if anchors.alone
+        else "who has the key can sign a rewritten log; only a checkpoint held elsewhere, or witnesses, show it",
     )  # fmt: skip
 
 
@@ -104,7 +108,9 @@ def _fork(anchors: Anchors) -> Row:
     )
     return _row(
         "fork", reached, anchors.size, by,
-        "one key can sign two logs that differ; only comparing with what others were shown tells",
+        "two files that begin alike can go on otherwise; only comparing with what others were shown tells"
+        if anchors.alone
+        else "one key can sign two logs that differ; only comparing with what others were shown tells",
     )  # fmt: skip
 
 
@@ -112,7 +118,8 @@ def _back_dating(anchors: Anchors) -> Row:
     return _row(
         "back-dating", anchors.witnessed, anchors.size,
         "entries lie between cosignatures that carry the witnesses' own times, give or take a minute",
-        "times are the daemon's own; that they do not go back was checked, witnesses' cosignatures would bound them",
+        f"times are those of the {'program that wrote the file' if anchors.alone else 'daemon'}; that they do not go "
+        f"back was checked, {'nothing outside bounds them' if anchors.alone else 'cosignatures would bound them'}",
     )  # fmt: skip
 
 

@@ -139,10 +139,11 @@ class _Tiles:
         try:
             found = self._files.read_tile(tile)
         except IntegrityRefusal as refusal:
+            what = refusal.message.removeprefix(f"{path}: ")
             if path.exists():
-                self._findings.tampered("tiles", refusal.message, path, index=_leaf(tile, 0))
+                self._findings.tampered("tiles", what, path, index=_leaf(tile, 0))
             else:
-                self._findings.missing("tiles", refusal.message, path, index=_leaf(tile, 0))
+                self._findings.missing("tiles", what, path, index=_leaf(tile, 0))
             return
         except OSError as error:
             self._findings.missing("tiles", f"cannot be read: {error.strerror}", path)

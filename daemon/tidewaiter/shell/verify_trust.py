@@ -13,10 +13,11 @@ from __future__ import annotations
 import datetime as dt
 import re
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from tidewaiter.core.errors import ConfigError
-from tidewaiter.core.key_decisions import REVOKED
+from tidewaiter.core.key_decisions import REVOKED, KeyInForce, apply
 from tidewaiter.core.tlog.checkpoints import TreeHead, parse_tree_head
 from tidewaiter.core.tlog.cosignatures import split_timestamp
 from tidewaiter.core.tlog.notes import Note, NoteError, VerifierKey, parse_note, parse_notes, parse_vkey, verified
@@ -25,7 +26,6 @@ from tidewaiter.shell.verify_log import parse_time
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from tidewaiter.core.audit import KeyRecorded
     from tidewaiter.edges.tree_files import TreeFiles
@@ -63,7 +63,11 @@ def read_given(key: str | None, policy: Path | None, since: Path | None) -> Give
     try:
         pinned = None if key is None else parse_vkey(key.strip())
     except NoteError as error:
-        raise ConfigError(f"--key: {error}", hint="give the vkey that `tidewaiter keys show` prints") from error
+        raise ConfigError(
+            f"--key: {error}",
+            hint="give the vkey that you were handed when the key was made, as NAME+ID+KEY; what "
+            "stands beside the log proves nothing",
+        ) from error
     trust = None if policy is None else parse_policy(_content(policy, "--policy"), str(policy))
     if since is not None:
         data = _content(since, "--since")
@@ -95,6 +99,19 @@ def _refuse_foreign(given: Given) -> None:
         ) from error
 
 
+def refuse_own(given: Given, state: Path) -> None:
+    """Raise ConfigError where the held checkpoint is a file of the state directory itself: it holds nothing outside."""
+    if given.since is None:
+        return
+    held = Path(given.since_file)
+    own = [state / "tlog" / name for name in ("checkpoint", "checkpoints", "witnessed")]
+    if held.resolve().is_relative_to(state.resolve()) or any(each.exists() and held.samefile(each) for each in own):
+        raise ConfigError(
+            f"--since {held}: lies inside the state directory: whoever rewrites the log rewrites it too",
+            hint="give a checkpoint that was kept elsewhere: a copy mailed at the time, or what a witness holds",
+        )
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """A signed checkpoint of the log: where it stands, its tree head, and who signed it.
@@ -116,8 +133,9 @@ class Anchors:
     """How far the log is anchored, in entries; `size` is all that was read.
 
     `signed`: by any key; `pinned`: by a key the caller trusts; `held`: by the checkpoint he holds; `witnessed`: by a
-    quorum, at `witnessed_at` (seconds since 1970) the last time. None: by none. `given` are the kinds asked for.
-    `trusted` are the keys (vkeys) that count, `vouched` says that one of them signed anything.
+    quorum, at `witnessed_at` (seconds since 1970) the last time. None: by none. `covered`: by any checkpoint, signed or
+    not. `given` are the kinds asked for. `trusted` are the keys (vkeys) that count, `vouched` says that one of them
+    signed anything.
     """
 
     size: int
@@ -126,9 +144,12 @@ class Anchors:
     held: int | None = None
     witnessed: int | None = None
     witnessed_at: int | None = None
+    covered: int = 0
     given: list[str] = field(default_factory=list)
     trusted: set[str] = field(default_factory=set)
     vouched: bool = False
+    alone: bool = False
+    """The log is one file, without checkpoints of its own."""
 
     @property
     def outside(self) -> int | None:
@@ -146,6 +167,7 @@ class Checkpoints:
         self._findings = findings
         self.signed: list[Checkpoint] = []
         self.newest: TreeHead | None = None
+        self._unsigned = False
         self._complete = True
         newest, witnessed = files.newest(), files.witnessed()
         for note, begin in self._notes(files.path / "checkpoints"):
@@ -157,10 +179,14 @@ class Checkpoints:
         self.signed.sort(key=lambda each: each.head.size)
 
     @property
+    def sizes(self) -> set[int]:
+        """The sizes of all trees that a checkpoint stands for, signed or not."""
+        return {head.size for _, _, head in self._heads()}
+
+    @property
     def size(self) -> int:
-        """The largest tree that a checkpoint stands for."""
-        heads = [each.head.size for each in self.signed]
-        return max([*heads, self.newest.size if self.newest is not None else 0])
+        """The largest of them."""
+        return max(self.sizes, default=0)
 
     def _notes(self, path: Path) -> Iterator[tuple[Note, int]]:
         """Yield each note and where it begins; a damaged one is a finding, and is gone over."""
@@ -204,18 +230,12 @@ class Checkpoints:
             return
         head = self._take(note, name, 0)
         if name == "checkpoint":
-            self.newest = head
-        if head is None or note.text in listed:
-            return
-        if note.signatures:
+            self.newest, self._unsigned = head, not note.signatures
+        if head is not None and note.text not in listed and note.signatures:
             self._findings.tampered(
                 "checkpoints", f"the checkpoint of {head.size} entries is not among all signed ones", self.path / name,
                 index=head.size - 1 if head.size else None, offset=0,
             )  # fmt: skip
-        elif self.signed:
-            self._findings.tampered(
-                "checkpoints", "the newest checkpoint has no signature, older ones have", self.path / name, offset=0
-            )
 
     # -- against the tree ----------------------------------------------------------------------------------------
 
@@ -232,10 +252,31 @@ class Checkpoints:
     def _heads(self) -> Iterator[tuple[str, int, TreeHead]]:
         for each in self.signed:
             yield each.file, each.offset, each.head
-        if self.newest is not None and not self.signed:
+        if self.newest is not None and self._unsigned:
             yield str(self.path / "checkpoint"), 0, self.newest
 
     # -- signatures ----------------------------------------------------------------------------------------------
+
+    def check_unsigned(self, keys: list[tuple[int, KeyRecorded]]) -> None:
+        """Check that the newest checkpoint lacks a signature only where the log had no key that was to sign it.
+
+        `keys` are all entries on keys. A decision that was taken while the checkpoint was made may stand behind it.
+        """
+        head = self.newest
+        if head is None or not self._unsigned:
+            return
+        named: list[KeyInForce] = []
+        behind = [index for index, _ in keys if index >= head.size]
+        for index, record in keys:
+            if index in behind and not _any_signs(named):
+                return
+            named = apply(named, record, index)
+        if _any_signs(named):
+            self._findings.tampered(
+                "signatures", "the newest checkpoint has no signature, though the log names a key that was to sign it",
+                self.path / "checkpoint", offset=0, expected=" or ".join(key.vkey for key in named if _signs(key)),
+                found="no signature",
+            )  # fmt: skip
 
     def verify(self, given: Given, recorded: list[str], roots: dict[int, bytes], *, complete: bool) -> None:
         """Verify the signatures of the keys that are given or that the log names (`recorded`).
@@ -283,7 +324,7 @@ class Checkpoints:
 
     def anchor(self, given: Given, keys: list[tuple[int, KeyRecorded]], size: int, held: int | None) -> Anchors:
         """Return how far the log is anchored. `keys` are the entries on keys, `held` how far the held checkpoint is."""
-        anchors = Anchors(size, held=held, trusted={str(key) for key in given.log_keys})
+        anchors = Anchors(size, held=held, covered=self.size, trusted={str(key) for key in given.log_keys})
         anchors.given = [
             name
             for name, there in (("key", given.key), ("policy", given.policy), ("since", given.since))
@@ -358,6 +399,15 @@ def compare_head(head: TreeHead, tree: TreeResult, findings: Findings, file: str
             index=head.size - 1, offset=offset, expected=f"root {head.root.hex()}", found=f"root {root.hex()}",
         )  # fmt: skip
     return root == head.root
+
+
+def _signs(key: KeyInForce) -> bool:
+    # whether the old key of a rotation still signed depends on the moment: it need not have
+    return key.revoked_after is None and key.until is None
+
+
+def _any_signs(keys: list[KeyInForce]) -> bool:
+    return any(_signs(key) for key in keys)
 
 
 def read_vkey(text: str) -> VerifierKey | None:

@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 EXAMPLE = (
     "Examples: [bold]tidewaiter verify --state-dir /var/lib/tidewaiter --key 'bank.example/log+…'[/bold]\n\n"
     "[bold]tidewaiter verify --since checkpoint-of-march --replay[/bold]\n\n"
-    "Exit codes: 0 intact and anchored outside, 2 usage, 4 tampered, 6 intact but not anchored outside, "
-    "7 undecidable (files are missing)."
+    "Exit codes: 0 intact and anchored outside, 2 usage, 4 tampered, 6 intact but not anchored outside, or not all of "
+    "it, 7 undecidable (files are missing)."
 )
 
 

@@ -36,8 +36,9 @@ from tidewaiter.core.audit import (
     RunEnded,
     read_head,
 )
-from tidewaiter.core.errors import ConfigError, IntegrityRefusal
+from tidewaiter.core.errors import ConfigError, DurabilityError, IntegrityRefusal
 from tidewaiter.core.position import Position, SegmentId
+from tidewaiter.edges.durable import NoSpace
 from tidewaiter.shell import audit_logger, audit_tables
 from tidewaiter.shell.audit_tables import COLUMNS
 
@@ -382,6 +383,53 @@ def test_a_state_directory_is_left_to_its_daemon(tmp_path: Path) -> None:
     assert len(list(AuditReader(path).read_all())) == 1
 
 
+@pytest.mark.parametrize("home", ["stream.json", "audit/audit-00000000000000000124.jsonl"])
+@pytest.mark.parametrize("name", ["flags.jsonl", "rejections.jsonl", "audit/audit.jsonl"])
+def test_no_file_of_a_state_directory_gets_an_entry(tmp_path: Path, home: str, name: str) -> None:
+    """An empty projection looks like a new log; with an entry in it the daemon would not start again."""
+    (tmp_path / "audit").mkdir()
+    (tmp_path / home).write_bytes(b"{}\n")
+    path = tmp_path / name
+    path.touch()
+    link = tmp_path.parent / f"{tmp_path.name}-link.jsonl"
+    link.symlink_to(path)
+    for named in (path, link):
+        with pytest.raises(ConfigError, match="belongs to a daemon's state directory"):
+            AuditLogger(named)
+    assert path.read_bytes() == b""
+
+
+def test_logs_may_lie_in_a_directory_called_audit(tmp_path: Path) -> None:
+    """Only what a daemon made is a daemon's: names with a date, and another directory of that name, are nobody's."""
+    for _ in range(2):
+        for path in (tmp_path / "audit" / "audit-20261122.jsonl", tmp_path / "audit.jsonl"):
+            with AuditLogger(path, durable=False) as log:
+                log.log_start("r1", STAGE, ACTION)
+
+
+def test_file_with_a_second_name_is_refused(tmp_path: Path) -> None:
+    """A hard link to an audit segment lies anywhere and looks like any file; what is in it stays."""
+    segment = tmp_path / "state.jsonl"
+    with AuditLogger(segment, durable=False):
+        pass
+    before = segment.read_bytes()
+    link = tmp_path / "mine" / "audit.jsonl"
+    link.parent.mkdir()
+    link.hardlink_to(segment)
+    with pytest.raises(ConfigError, match="has 2 names"):
+        AuditLogger(link)
+    assert segment.read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["a", "a/audit.jsonl"])
+def test_links_in_a_circle_are_refused(tmp_path: Path, name: str) -> None:
+    """Neither a file nor a directory is there: a fault of the path that was given."""
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    with pytest.raises(ConfigError, match="cannot be"):
+        AuditLogger(tmp_path / name)
+
+
 def test_summary_counts(log: AuditLogger) -> None:
     """The summary counts by status, action and run, adds up durations, and names what was never ended."""
     log.log_start("r1", STAGE, ACTION)
@@ -456,6 +504,16 @@ def test_importing_the_package_costs_nothing() -> None:
         [sys.executable, "-c", code], env=cli_environment(), capture_output=True, text=True, check=False
     )
     assert (done.stdout.strip(), done.stderr) == ("[]", "")
+
+
+def test_errors_that_are_raised_can_be_caught_by_their_names() -> None:
+    """They are the package's own, so that a program need not know where in it they live."""
+    import tidewaiter  # noqa: PLC0415 - the module itself is looked at
+
+    for error in (ConfigError, DurabilityError, IntegrityRefusal, NoSpace):
+        assert getattr(tidewaiter, error.__name__) is error
+    for name in tidewaiter.__all__:
+        assert getattr(tidewaiter, name) is not None
 
 
 def test_unknown_names_are_attribute_errors() -> None:

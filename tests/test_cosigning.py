@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import threading
 import time
@@ -237,6 +238,8 @@ UNUSABLE: dict[str, Callable[[socket.socket], object]] = {
     "a text of its own": answering(200, b"\n\n" + GOOD),
     "endless": answering(200, b"A" * (1 << 20)),
     "endless headers": sending(b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * 100_000),
+    "a negative chunk size": sending(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-5\r\nabc"),
+    "a chunk size that is no number": sending(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nno\r\nabc"),
     "409 without a size": answering(409, b"", SIZE),
     "409 with no number": answering(409, b"-4\n", SIZE),
     "409 with a long number": answering(409, b"9" * 5000 + b"\n", SIZE),
@@ -285,7 +288,9 @@ def test_a_connection_that_was_closed_meanwhile_is_opened_again(client_of: Calla
             assert [one.line() for one in cosign(client, LOG, 5)] == [GOOD]
 
 
-@pytest.mark.parametrize("url", ["ftp://h/", "h:80", "http://", "http://h:x", "http://h:99999", "http://u:p@h/"])
+@pytest.mark.parametrize(
+    "url", ["ftp://h/", "h:80", "http://", "http://h:x", "http://h:99999", "http://u:p@h/", "http://[::1"]
+)
 def test_what_is_no_url_of_a_witness_is_refused(url: str, client_of: Callable[..., WitnessClient]) -> None:
     """A wrong line in the policy is the configuration's fault, exit 2."""
     with pytest.raises(ConfigError):
@@ -459,8 +464,32 @@ def test_a_witness_that_was_away_at_the_start_can_still_refuse(
             asked.collect(log.note(6), log.node)
 
 
+class Failing(WitnessClient):
+    """A client in which an answer sets off an error that nobody thought of, or the tree is found damaged."""
+
+    error: Exception = LookupError("what nobody thought of")
+
+    def cosign(self, note: bytes, size: int, proof_from: Callable[[int], list[bytes]]) -> list[Signature]:
+        raise self.error
+
+
+def test_an_error_nobody_thought_of_is_unreachable_and_damage_is_not(capfd: pytest.CaptureFixture[str]) -> None:
+    """Whatever asking raises ends nothing and is named in the log; that our own tree is damaged ends the daemon."""
+    client = Failing("http://127.0.0.1:1", KEY.verifier)
+    configured = logs.configure(None, stderr="json", journald=False)
+    try:
+        assert Cosigning([("w", "http://127.0.0.1:1", client)]).collect(LOG.note(5), LOG.node) is None
+    finally:
+        configured.close()
+    (told,) = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
+    assert (told["event"], told["reason"]) == ("witness.unreachable", "LookupError: what nobody thought of")
+    client.error = IntegrityRefusal("a tile is missing")
+    with pytest.raises(IntegrityRefusal, match="a tile is missing"):
+        Cosigning([("w", "http://127.0.0.1:1", client)]).collect(LOG.note(5), LOG.node)
+
+
 def test_the_policy_says_whom_to_ask(tmp_path: Path) -> None:
-    """Witness lines with a URL are asked; without any there is nobody, and a URL that is none is exit 2."""
+    """Witness lines with a URL are asked; without any there is nobody; a URL that is none is exit 2, with its line."""
     policy = tmp_path / "policy"
     vkey = KEY.verifier
 
@@ -471,7 +500,8 @@ def test_the_policy_says_whom_to_ask(tmp_path: Path) -> None:
     assert Cosigning.of(None) is None
     assert of(f"witness w {vkey}") is None
     assert of(f"witness w {vkey} http://127.0.0.1:1/") is not None
-    with pytest.raises(ConfigError):
-        of(f"witness w {vkey} ftp://127.0.0.1:1/")
+    for url in ("ftp://127.0.0.1:1/", "http://[::1"):
+        with pytest.raises(ConfigError, match=rf"^{re.escape(str(policy))}:2: {re.escape(url)}: "):
+            of("# whom to ask", f"witness w {vkey} {url}")
     with pytest.raises(ConfigError):
         Cosigning.of(tmp_path / "missing")

@@ -64,6 +64,23 @@ def test_both_keys_sign_for_a_while_and_then_the_new_one_alone() -> None:
     assert keys_to_sign_with(keys, UNTIL) == {SECOND}
 
 
+def test_hand_over_is_signed_by_both_whatever_the_time() -> None:
+    """The period may be over before a daemon comes to sign: the first checkpoint that tells of it has the old key's."""
+    keys = rotated()  # in entry 50: a checkpoint of 51 entries tells of it
+    assert keys_to_sign_with(keys, AFTER, published=50) == {FIRST, SECOND}
+    assert keys_to_sign_with(keys, AFTER, published=51) == {SECOND}
+    keys = decided(keys, wanted("rotated", THIRD, both_until=UNTIL))
+    assert keys_to_sign_with(keys, AFTER, published=50) == {FIRST, SECOND, THIRD}
+    assert keys_to_sign_with(keys, AFTER, published=51) == {SECOND, THIRD}
+    assert keys_to_sign_with(keys, AFTER, published=SIZE + 1) == {THIRD}
+
+
+def test_revoked_key_does_not_sign_the_hand_over() -> None:
+    """What it signs counts no more, so it vouches for no successor either."""
+    keys = decided(rotated(), wanted("revoked", FIRST, last_trusted_index=40))
+    assert keys_to_sign_with(keys, AFTER, published=50) == {SECOND}
+
+
 def test_next_rotation_leaves_the_end_of_the_one_before() -> None:
     """The first key's end is as it was recorded, whatever happens to the second."""
     keys = decided(rotated(), wanted("rotated", THIRD, both_until=AFTER))
@@ -109,15 +126,16 @@ def test_new_key_takes_over_from_a_revoked_one_without_signing_together() -> Non
 
 
 @pytest.mark.parametrize(
-    ("index", "allowed"), [(None, False), (-2, False), (-1, True), (SIZE - 1, True), (SIZE, False)]
+    ("index", "allowed"),
+    [(None, False), (-2, False), (-1, True), (0, False), (1, True), (SIZE - 1, True), (SIZE, False)],
 )
 def test_trust_ends_at_an_entry_of_this_log(index: int | None, allowed: bool) -> None:
-    """From "nothing" to the last entry there is; an index ahead of the log would trust what is yet to be forged."""
+    """Nothing, or from the key's first entry to the last there is: an index ahead would trust what is yet to come."""
     record = wanted("revoked", FIRST, last_trusted_index=index)
     if allowed:
         assert decided(introduced(), record)[0].revoked_after == index
         return
-    with pytest.raises(ConfigError, match="is no index"):
+    with pytest.raises(ConfigError, match=r"is no index|signed nothing before"):
         decide(introduced(), record, origin=ORIGIN, size=SIZE)
 
 

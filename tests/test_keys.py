@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
@@ -30,12 +31,14 @@ from tidewaiter.edges.key_files import (
 )
 from tidewaiter.edges.lock import StateLock
 from tidewaiter.edges.recovery import recover
-from tidewaiter.shell import deciding, keys
+from tidewaiter.shell import deciding, keys, log_keys
 from tidewaiter.shell.answering import answer_requests
 from tidewaiter.shell.commands.keys import keys as command
 from tidewaiter.shell.log_names import utc_now
+from tidewaiter.shell.log_proofs import trusted_keys
 from tidewaiter.shell.os_user import os_user
-from tidewaiter.shell.settings import EvidencePart
+from tidewaiter.shell.settings import EvidencePart, Overrides
+from tidewaiter.shell.settings_file import load_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -133,6 +136,7 @@ def test_rotation_keeps_the_old_key_and_is_recorded(settings: Settings, file: Pa
     together = dt.datetime.fromisoformat(entry["both_until"]) - dt.datetime.fromisoformat(entry["timestamp"])
     assert WEEK - dt.timedelta(minutes=2) < together <= WEEK
     assert said.startswith(f"recorded: {new} takes over from {old}")
+    assert "No daemon is running: the next one signs with it" in said
     assert said.endswith(f"vkey: {new}")
     assert file.stat().st_mode & 0o777 == 0o600
     daemon.succeed(settings)
@@ -189,11 +193,22 @@ def test_rotation_takes_out_what_will_never_sign_again(settings: Settings, file:
     file.write_text(f"# the log's keys\n{file.read_text()}")
     rotate(settings)
     old, second = vkeys(file)
-    revoke(settings, old, 1)
+    revoke(settings, old, 2)
     rotate(settings)
     assert vkeys(file)[0] == second
     assert len(vkeys(file)) == 2
     assert file.read_text().startswith("# the log's keys\n")
+
+
+def test_old_key_stays_in_the_file_until_the_hand_over_is_under_a_checkpoint(settings: Settings, file: Path) -> None:
+    """Two rotations while no daemon runs, the first one's period over: the next start needs the signatures of all."""
+    (first,) = vkeys(file)
+    keys.rotate(settings, file, dt.timedelta(0), "once a year", "J. Doe")
+    rotate(settings)
+    assert vkeys(file)[0] == first
+    daemon.succeed(settings)
+    rotate(settings)
+    assert first not in vkeys(file)
 
 
 def test_credential_is_not_written(settings: Settings, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -215,7 +230,23 @@ def test_revocation_is_recorded_by_key_id_too(settings: Settings, file: Path) ->
     assert (entry["decision"], entry["vkey"], entry["last_trusted_index"]) == ("revoked", old, 2)
     assert (entry["actor"], entry["os_user"], entry["reason"]) == ("J. Doe", os_user(), "stolen")
     assert "counts up to index 2" in said
+    assert "WARNING: this was the key in force. From now on the log is not signed" in said
     assert "keys rotate" in said
+
+
+def test_revocation_warns_only_where_it_leaves_the_log_without_a_key(settings: Settings, file: Path) -> None:
+    """Not of a key that was replaced; of a new one, though the one before it still signs for a while."""
+    rotate(settings)
+    old, new = vkeys(file)
+    assert "From the end of the key before it on the log is not signed" in revoke(settings, new, -1)
+    assert "WARNING" not in revoke(settings, old, -1)
+
+
+def test_rotation_past_a_key_that_systemd_hands_over_asks_for_a_restart(settings: Settings, file: Path) -> None:
+    """The running daemon has a copy from its start: only with `evidence.key` does it find the new key by itself."""
+    unnamed = replace(settings, evidence=EvidencePart())
+    with RunningDaemon(settings) as running:
+        assert "restart it, and it signs with the new one" in running.serve(lambda: rotate(unnamed, file))
 
 
 def test_unknown_key_is_not_revoked(settings: Settings) -> None:
@@ -223,8 +254,11 @@ def test_unknown_key_is_not_revoked(settings: Settings) -> None:
     for named in ("00000000", f"{ORIGIN}+00000000+AAAA", ""):
         with pytest.raises(ConfigError, match="is no key of this log"):
             revoke(settings, named, 2)
+    (vkey,) = vkeys(settings.evidence.key or settings.state.dir)
     with pytest.raises(ConfigError, match="is no index of this log"):
-        revoke(settings, vkeys(settings.evidence.key or settings.state.dir)[0], 10_000)
+        revoke(settings, vkey, 10_000)
+    with pytest.raises(ConfigError, match="signed nothing before entry"):
+        revoke(settings, vkey, recorded(settings)[0]["index"] - 1)
     assert [entry["decision"] for entry in recorded(settings)] == ["introduced"]
 
 
@@ -250,8 +284,9 @@ def test_running_daemon_records_what_it_is_handed(settings: Settings, file: Path
         said = running.serve(lambda: rotate(settings))
         old, new = vkeys(file)
         assert said.startswith(f"recorded: {new} takes over from {old}")
-        assert "is revoked" in running.serve(lambda: revoke(settings, old, 1))
-        assert running.journal.ledger.keys[0].revoked_after == 1
+        assert "The running daemon signs with it from now on." in said
+        assert "is revoked" in running.serve(lambda: revoke(settings, old, 2))
+        assert running.journal.ledger.keys[0].revoked_after == 2
     entries = recorded(settings)
     assert [entry["decision"] for entry in entries] == ["introduced", "rotated", "revoked"]
     assert [entry["os_user"] for entry in entries[1:]] == [os_user()] * 2
@@ -327,7 +362,7 @@ def test_daemon_that_ends_while_it_is_asked_leaves_the_decision_to_the_command(s
     running = RunningDaemon(settings)
     with ThreadPoolExecutor(1) as thread:
         with running:
-            asked = thread.submit(revoke, settings, vkeys(file)[0], 1)
+            asked = thread.submit(revoke, settings, vkeys(file)[0], 2)
             wait_until(lambda: list((settings.state.dir / inbox.DIRECTORY).glob("*.json")))
         assert "is revoked" in asked.result()
     assert [entry["decision"] for entry in recorded(settings)] == ["introduced", "revoked"]
@@ -349,7 +384,7 @@ def test_decision_of_a_daemon_that_ended_before_its_answer_is_found_in_the_log(
 
     monkeypatch.setattr(inbox, "ask", ask)
     with RunningDaemon(settings) as running:
-        assert revoke(settings, old, 1).startswith("recorded by the daemon")
+        assert revoke(settings, old, 2).startswith("recorded by the daemon")
     assert [entry["decision"] for entry in recorded(settings)] == ["introduced", "revoked"]
 
 
@@ -403,7 +438,7 @@ def run() -> Callable[..., str]:
     def call(*arguments: str | Path) -> str:
         found = CliRunner().invoke(command, [str(one) for one in arguments], catch_exceptions=False)
         assert found.exit_code == 0, found.output
-        return found.output
+        return found.stdout
 
     return call
 
@@ -429,7 +464,7 @@ def test_show_tells_how_each_key_stands(settings: Settings, file: Path, run: Cal
 def test_show_believes_no_text_that_looks_like_an_entry(settings: Settings, file: Path) -> None:
     """A record that quotes a key entry, and an entry that is not complete yet, are no decisions."""
     segment = max((settings.state.dir / "audit").glob("audit-*.jsonl"))
-    before = keys.read_log_keys(settings.state.dir)
+    before = log_keys.read_log_keys(settings.state.dir)
     with segment.open("ab") as end:
         end.write(
             b'{"prev":"","index":9,"timestamp":"","level":"info","run_id":"","actor":"","action":"event.rejected",'
@@ -437,7 +472,7 @@ def test_show_believes_no_text_that_looks_like_an_entry(settings: Settings, file
             b'{"prev":"","index":10,"timestamp":"","run_id":"","actor":"","action":"key.recorded",'
             b'"decision":"introduced","vkey":"y"}'
         )
-    assert keys.read_log_keys(settings.state.dir) == before
+    assert log_keys.read_log_keys(settings.state.dir) == before
     assert [key.vkey for key in before.keys] == vkeys(file)
 
 
@@ -447,10 +482,37 @@ def test_entries_are_found_wherever_a_block_ends(
 ) -> None:
     """The log is read in blocks; no entry is lost at their ends."""
     rotate(settings)
-    whole = keys.read_log_keys(settings.state.dir)
-    monkeypatch.setattr(keys, "_BLOCK_BYTES", block)
-    assert keys.read_log_keys(settings.state.dir) == whole
+    whole = log_keys.read_log_keys(settings.state.dir)
+    shutil.rmtree(settings.state.dir / "snapshots")  # so that all of it is read
+    monkeypatch.setattr(log_keys, "_BLOCK_BYTES", block)
+    assert log_keys.read_log_keys(settings.state.dir) == whole
     assert len(whole.keys) == 2
+
+
+def test_keys_of_a_log_whose_oldest_segments_were_removed_are_known(tmp_path: Path, file: Path) -> None:
+    """The key stands in an entry that retention took away: the older snapshot knows it, and a rotation builds on it."""
+    stream = daemon.make_stream(tmp_path / "in" / "events.jsonl", 200)
+    made = daemon.make_settings(
+        stream, tmp_path / "kept", segment_bytes=1 << 13, snapshot_events=50, batch_bytes=1 << 11
+    )
+    settings = replace(made, evidence=EvidencePart(key=file))
+    daemon.succeed(settings)
+    whole = log_keys.read_log_keys(settings.state.dir)
+    rotate(settings)
+    older = min((settings.state.dir / "snapshots").iterdir()).stem.removeprefix("snapshot-")
+    segments = sorted((settings.state.dir / "audit").iterdir())
+    needed = max(path for path in segments if path.stem.removeprefix("audit-") < older)
+    for segment in segments[: segments.index(needed)]:
+        segment.unlink()
+    assert len(segments) - segments.index(needed) < len(segments)
+    assert whole.vkeys == set(vkeys(file)[:1])
+    assert log_keys.read_log_keys(settings.state.dir).vkeys == set(vkeys(file))
+    assert [str(key) for key in trusted_keys(settings.state.dir)] == vkeys(file)[::-1]
+    revoke(settings, vkeys(file)[0], -1)
+    assert [key.revoked_after for key in log_keys.read_log_keys(settings.state.dir).keys] == [-1, None]
+    for damaged in (settings.state.dir / "snapshots").iterdir():
+        damaged.write_bytes(b"no snapshot")
+    assert log_keys.read_log_keys(settings.state.dir).origin == ORIGIN
 
 
 def test_new_key_bears_the_name_of_the_log_that_is_there(
@@ -461,7 +523,6 @@ def test_new_key_bears_the_name_of_the_log_that_is_there(
     out = run("new", "--key", path, "--state-dir", settings.state.dir)
     assert out.splitlines()[0] == vkeys(path)[0]
     assert vkeys(path)[0].partition("+")[0] == ORIGIN
-    assert str(path) in out
     assert "PRIVATE+KEY" not in out
     with pytest.raises(ConfigError, match=f"the log is called {ORIGIN}"):
         run("new", "--key", tmp_path / "third.key", "--state-dir", settings.state.dir, "--name", "example.com/other")
@@ -485,6 +546,46 @@ def test_new_key_of_a_log_to_come_gets_a_name_of_its_own(
     assert names[0] != names[1]
     assert all(name.split("/")[-2] == "tides" for name in names)
     assert run("new", "--key", tmp_path / "named.key", "--config", "named.toml").startswith("example.com/mine+")
+
+
+def test_new_key_is_explained_beside_the_vkey_and_not_in_it(tmp_path: Path) -> None:
+    """What goes to standard output is a vkey and nothing else: it can be redirected into the file that is held."""
+    path = tmp_path / "log.key"
+    found = CliRunner().invoke(command, ["new", "--key", str(path), "--name", ORIGIN], catch_exceptions=False)
+    assert found.stdout == f"{vkeys(path)[0]}\n"
+    assert str(path) in found.stderr
+    assert "PRIVATE+KEY" not in found.output
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["new", "--name", ORIGIN, "--key"],
+        ["rotate", "--reason", "x", "--actor", "me", "--config", "t.toml", "--key"],
+        ["revoke", "--last-trusted-index", "1", "--reason", "x", "--actor", "me", "--config", "t.toml"],
+    ],
+)
+def test_key_that_is_given_instead_of_its_file_is_not_shown(
+    tmp_path: Path, run: Callable[..., str], monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    """What is printed ends in terminals and journals: the message says what is wanted and nothing of what was given."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "t.toml").write_text('[stream]\npath = "x"\n')
+    secret = make_key(ORIGIN).encode()
+    with pytest.raises(ConfigError, match="is a private key itself") as refused:
+        run(*arguments, secret)
+    assert secret[20:] not in str(refused.value)
+    assert secret.split("+", 4)[4][:12] not in str(refused.value)
+    assert "name the file that holds it" in refused.value.hint
+
+
+def test_key_in_the_settings_is_not_shown(tmp_path: Path) -> None:
+    """`evidence.key` wants a file; the message has file and line, and nothing of the key."""
+    secret = make_key(ORIGIN).encode()
+    (tmp_path / "t.toml").write_text(f'[stream]\npath = "x"\n[evidence]\nkey = "{secret}"\n')
+    with pytest.raises(ConfigError, match=r"t\.toml:4:\d+: evidence\.key: is a private key itself") as refused:
+        load_settings(tmp_path / "t.toml", Overrides(), need_files=False)
+    assert secret.split("+", 4)[4][:12] not in str(refused.value)
 
 
 @pytest.mark.parametrize(

@@ -144,13 +144,38 @@ def test_another_old_size_is_409_with_the_right_one(url: str, log: Log) -> None:
         assert post(url, log.request(old, size)) == Answer(409, b"6\n", "text/x.tlog.size")
 
 
-def test_a_log_that_was_rolled_back_is_not_cosigned(url: str, log: Log) -> None:
-    """An older checkpoint, though signed, gets no cosignature, and what was cosigned stays what it was."""
+def test_a_log_that_was_rolled_back_is_not_cosigned(
+    url: str, log: Log, served: tuple[Running, Place, Iterator[Log]]
+) -> None:
+    """An older checkpoint, though signed, gets no cosignature, what was cosigned stays, and an error is logged."""
     post(url, log.request(0, 10))
     kept = get(url, log.monitored)
     assert post(url, log.request(5, 5)) == Answer(409, b"10\n", "text/x.tlog.size")
-    assert post(url, AddCheckpoint(old=10, proof=(), note=log.note(5)).encode()).status == 400
+    assert post(url, AddCheckpoint(old=10, proof=(), note=log.note(6)).encode()).status == 400
+    fork = Log(log.origin, fork=8)
+    assert post(url, fork.request(4, 10)) == Answer(409, b"10\n", "text/x.tlog.size")
     assert get(url, log.monitored) == kept
+    found = [
+        entry for entry in served[0].events("witness.inconsistent") if entry["checkpoint"].startswith(f"{log.origin}\n")
+    ]
+    assert [entry["level"] for entry in found] == ["error"] * 3
+    assert [entry["checkpoint"] for entry in found] == [
+        note.decode() for note in (log.note(5), log.note(6), fork.note(10))
+    ]
+
+
+def test_a_log_that_guessed_the_old_size_wrong_is_no_alarm(
+    url: str, log: Log, served: tuple[Running, Place, Iterator[Log]]
+) -> None:
+    """After a restart it does not know where the witness is: a checkpoint that goes on from there is told the size."""
+    post(url, log.request(0, 10))
+    for old, size in ((0, 10), (3, 12)):
+        assert post(url, log.request(old, size)).status == 409
+    assert post(url, log.request(10, 12)).status == 200
+    assert not [
+        entry for entry in served[0].events("witness.inconsistent") if entry["checkpoint"].startswith(f"{log.origin}\n")
+    ]
+    assert len([entry for entry in served[0].events("witness.refused") if "10 entries" in entry["reason"]]) >= 2
 
 
 def test_a_fork_is_422(url: str, log: Log, served: tuple[Running, Place, Iterator[Log]]) -> None:

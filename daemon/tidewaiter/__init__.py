@@ -1,7 +1,7 @@
 """tidewaiter: a compliance stream monitor with exactly-once flags and a tamper-evident audit log.
 
 For Python programs: `AuditLogger` writes the audit log of a pipeline, `AuditReader` reads any audit file of tidewaiter,
-`AuditEntry` is what they give.
+`AuditEntry` is what they give. What they raise beside TypeError and ValueError is here, too.
 """
 
 from __future__ import annotations
@@ -9,14 +9,33 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from tidewaiter.core.errors import ConfigError, DurabilityError, IntegrityRefusal
+    from tidewaiter.edges.durable import NoSpace
     from tidewaiter.shell.audit_entries import AuditEntry, AuditReader
     from tidewaiter.shell.audit_logger import AuditLogger
 
-__all__ = ["AuditEntry", "AuditLogger", "AuditReader", "__version__"]
+__all__ = [
+    "AuditEntry",
+    "AuditLogger",
+    "AuditReader",
+    "ConfigError",
+    "DurabilityError",
+    "IntegrityRefusal",
+    "NoSpace",
+    "__version__",
+]
 
 __version__: str
 
-_HOMES = {"AuditEntry": "audit_entries", "AuditReader": "audit_entries", "AuditLogger": "audit_logger"}
+_HOMES = {
+    "AuditEntry": "shell.audit_entries",
+    "AuditLogger": "shell.audit_logger",
+    "AuditReader": "shell.audit_entries",
+    "ConfigError": "core.errors",
+    "DurabilityError": "core.errors",
+    "IntegrityRefusal": "core.errors",
+    "NoSpace": "edges.durable",
+}
 
 
 if not TYPE_CHECKING:  # a type checker that saw this function would take any name for one of the package's
@@ -26,7 +45,7 @@ if not TYPE_CHECKING:  # a type checker that saw this function would take any na
         if name in _HOMES:
             from importlib import import_module  # noqa: PLC0415 - see above
 
-            return getattr(import_module(f"tidewaiter.shell.{_HOMES[name]}"), name)
+            return getattr(import_module(f"tidewaiter.{_HOMES[name]}"), name)
         if name != "__version__":
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415 - reading metadata is slow

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from tidewaiter.edges.durable import Disk
 
 _BEGINNING: Final = b'{"prev":"%b","index":0,' % GENESIS.encode()
+_SEGMENTS: Final = f"audit/audit-{'[0-9]' * 20}.jsonl"
 _RESTORE: Final = "restore the file from a back-up, or name another one; nothing was changed"
 _opened: Final = msgspec.json.Decoder(SegmentOpened)
 
@@ -168,8 +169,17 @@ class AuditFile:
             raise
 
     def _refuse_state_directory(self) -> None:
-        real = self.path.resolve().parent
-        if real.name == "audit" and (real.parent / "stream.json").exists():
+        """Refuse a file of a daemon, whatever link leads there, before it or its directory is made."""
+        try:
+            real = self.path.resolve().parent
+            # the state directory, where the projections are, and those in it; without stream.json its segments tell
+            homes = [real, real.parent] if real.name == "audit" else [real]
+            own = any((home / "stream.json").exists() for home in homes)
+            own = own or any(any(home.glob(_SEGMENTS)) for home in (real, real.parent))
+        except (OSError, RuntimeError) as error:  # the latter for links that lead to each other
+            why = error.strerror if isinstance(error, OSError) else "symbolic links lead in a circle"
+            raise ConfigError(f"{self.path}: cannot be opened: {why}", hint="name another file") from error
+        if own:
             raise ConfigError(
                 f"{self.path}: belongs to a daemon's state directory, which nobody else writes to",
                 hint="name another file; to read it use AuditReader",
@@ -191,6 +201,11 @@ class AuditFile:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
             raise ConfigError(f"{self.path}: is not a regular file", hint="name a file")
+        if status.st_nlink > 1:
+            raise ConfigError(
+                f"{self.path}: has {status.st_nlink} names (hard links): under another it may be another writer's",
+                hint="name another file, or make a copy of its own: cp --reflink=auto",
+            )
         self._identity = status.st_dev, status.st_ino
 
     def _go_to_end(self, context: Callable[[], EntryContext], new_origin: Callable[[], str]) -> None:

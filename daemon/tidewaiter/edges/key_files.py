@@ -29,7 +29,22 @@ CREDENTIALS_VARIABLE: Final = "CREDENTIALS_DIRECTORY"
 FILE_MODE: Final = 0o600
 MAX_BYTES: Final = 64 << 10
 SEED_BYTES: Final = 32
+KEY_ITSELF_HINT: Final = (
+    "name the file that holds it, readable for its owner only; this key has been seen, so let another take its place"
+)
+_KEY_BEGINS: Final = "PRIVATE+KEY+"
 _HEADER: Final = "# Private keys, for tidewaiter. Whoever can read this file can sign in their name.\n"
+
+
+def is_key_itself(value: object) -> bool:
+    """Return whether `value`, which should name a file or a public key, is a secret that must not be shown."""
+    return _KEY_BEGINS in str(value)
+
+
+def refuse_key_itself(where: str, value: object) -> None:
+    """Raise ConfigError, which does not show `value`, where that is a private key."""
+    if is_key_itself(value):
+        raise ConfigError(f"{where}: is a private key itself", hint=KEY_ITSELF_HINT)
 
 
 def find_key_file(configured: Path | None, environment: Mapping[str, str] = os.environ) -> Path | None:
@@ -65,6 +80,7 @@ def make_key(name: str) -> SigningKey:
 
 def create_key_file(disk: Disk, path: Path, key: SigningKey, owner: tuple[int, int] | None) -> None:
     """Write a new key file that holds `key`, for `owner` (uid, gid) if given. Raises ConfigError where one is there."""
+    refuse_key_itself("the key file's name", path)
     if os.path.lexists(path):
         raise ConfigError(
             f"{path}: is there already, a key is never overwritten",
@@ -108,6 +124,7 @@ def _parsed(path: Path, *, credential: bool) -> list[tuple[str, SigningKey | Non
 
 
 def _read(path: Path, *, credential: bool) -> bytes:
+    refuse_key_itself("the key file's name", path)
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:

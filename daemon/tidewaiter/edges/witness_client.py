@@ -38,7 +38,9 @@ class WitnessError(Exception):
 
 
 class WitnessUnreachable(WitnessError):  # noqa: N818 - named for what happened
-    """No usable answer: no connection, a time-out, a server's error, or no cosignature of its key. Ask again later."""
+    """No usable answer: no connection, a time-out, a server's error, whatever the answer made fail in here, or no
+    cosignature of its key. Ask again later.
+    """  # noqa: D205 - one sentence
 
 
 class WitnessNotConfigured(WitnessError):  # noqa: N818 - named for what happened
@@ -63,8 +65,8 @@ class WitnessClient:
 
     def __init__(self, url: str, key: VerifierKey, *, timeout: float = TIMEOUT_SECONDS) -> None:
         """`url` is the submission prefix, http or https; `key` is the witness's. Raises ConfigError."""
-        parts = urlsplit(url)
         try:
+            parts = urlsplit(url)
             port = parts.port
         except ValueError as error:
             raise ConfigError(f"{url}: {error}", hint="name the witness's submission prefix") from error
@@ -138,7 +140,8 @@ class WitnessClient:
         kept = self._connection.sock is not None
         try:
             return self._exchange(body)
-        except (OSError, http.client.HTTPException, UnicodeError) as error:  # the last is about the host's name
+        except Exception as error:
+            # besides its own errors, http.client raises ValueError and others for some bytes that a server may send
             if kept and isinstance(error, ConnectionError):
                 return self._post(body)
             raise WitnessUnreachable(f"cannot be reached: {str(error) or type(error).__name__}") from error

@@ -230,13 +230,13 @@ class _Handler(BaseHTTPRequestHandler):
         head = verdict.head
         if verdict.status == HTTPStatus.OK and head is not None:
             log.info("witness.cosigned", origin=head.origin, size=head.size, client=client)
-        elif verdict.status == HTTPStatus.UNPROCESSABLE_ENTITY:
-            # signed by the log and not consistent with what it showed before: this may be the proof of a fork
+        elif verdict.inconsistent:
+            # signed by the log and not consistent with what it showed before: the proof of a roll-back or a fork
             note = body.partition(b"\n\n")[2][:_SHOWN_NOTE].decode(errors="backslashreplace")
-            log.error("witness.inconsistent", checkpoint=note, reason=_words(verdict.body), client=client)
+            log.error("witness.inconsistent", checkpoint=note, reason=verdict.inconsistent, client=client)
         else:
             reason = _words(verdict.body)
-            if verdict.status == HTTPStatus.CONFLICT:  # how a log learns where to go on from; or one that lost entries
+            if verdict.status == HTTPStatus.CONFLICT:  # how a log learns where to go on from
                 reason = f"has cosigned {reason} entries, which is not the old size"
             log.info("witness.refused", status=verdict.status, reason=reason, client=client)
 

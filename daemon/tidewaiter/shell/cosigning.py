@@ -119,11 +119,13 @@ class _Witness:
                     f"{question.size} entries: this log was rolled back or forked",
                     hint=_HINT,
                 )
+            case IntegrityRefusal():  # the tree's own files, which the proof is made of
+                raise question.error
             case WitnessError():
                 self._failed(str(question.error), now)
-                return ()
-            case _:
-                raise question.error
+            case error:  # whatever it is: no answer may end the daemon
+                self._failed(f"{type(error).__name__}: {error}", now)
+        return ()
 
     def _failed(self, reason: str, now: float) -> None:
         if not self._pause:  # once, not at every try
@@ -162,11 +164,15 @@ class Cosigning:
             data = policy.read_bytes()
         except OSError as error:
             raise ConfigError(f"{policy}: cannot be read: {error.strerror}", hint="see evidence.policy") from error
-        witnesses = [
-            (one.name, one.url, WitnessClient(one.url, one.key, timeout=TIMEOUT_SECONDS))
-            for one in parse_policy(data, str(policy)).witnesses
-            if one.url is not None
-        ]
+        witnesses: list[tuple[str, str, WitnessClient]] = []
+        for one in parse_policy(data, str(policy)).witnesses:
+            if one.url is None:
+                continue
+            try:
+                client = WitnessClient(one.url, one.key, timeout=TIMEOUT_SECONDS)
+            except ConfigError as error:
+                raise ConfigError(f"{policy}:{one.line}: {error.message}", hint=error.hint) from error
+            witnesses.append((one.name, one.url, client))
         return cls(witnesses) if witnesses else None
 
     @property

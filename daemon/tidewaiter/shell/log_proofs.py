@@ -17,12 +17,13 @@ from tidewaiter.core.tlog.notes import NoteError, parse_note, parse_vkey, verifi
 from tidewaiter.core.tlog.proofs import LogProof
 from tidewaiter.core.tlog.tiles import reader
 from tidewaiter.edges.tree_files import TreeFiles
-from tidewaiter.shell.keys import read_log_keys
+from tidewaiter.shell.log_keys import read_log_keys
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from tidewaiter.core.key_decisions import KeyInForce
     from tidewaiter.core.tlog.merkle import Node
     from tidewaiter.core.tlog.notes import Note, VerifierKey
     from tidewaiter.shell.audit_reading import Entry
@@ -45,15 +46,29 @@ class Checkpoint:
         return [each.name for each in self.note.signatures if (each.name, each.key_id) not in own]
 
 
-def trusted_keys(state: Path) -> list[VerifierKey]:
-    """Return the log's keys as it names them, the newest first, without those that it revoked.
+@dataclass(frozen=True)
+class LogKey:
+    """A key of the log, and what the log says about it."""
 
-    Raises IntegrityRefusal where it names what is no key.
-    """
+    verifier: VerifierKey
+    named: KeyInForce
+
+    def counts(self, size: int) -> bool:
+        """Return whether its signature on a tree of that size counts."""
+        return self.named.revoked_after is None or size <= self.named.revoked_after + 1
+
+
+def log_keys(state: Path) -> list[LogKey]:
+    """Return the log's keys as it names them, the newest first. Raises IntegrityRefusal where it names what is none."""
     try:
-        return [parse_vkey(key.vkey) for key in reversed(read_log_keys(state).keys) if key.revoked_after is None]
+        return [LogKey(parse_vkey(key.vkey), key) for key in reversed(read_log_keys(state).keys)]
     except NoteError as error:
         raise IntegrityRefusal(f"the audit log names a key that is none: {error}", hint=_HINT) from error
+
+
+def trusted_keys(state: Path) -> list[VerifierKey]:
+    """Return those that it did not revoke. Raises IntegrityRefusal."""
+    return [key.verifier for key in log_keys(state) if key.named.revoked_after is None]
 
 
 def read_checkpoint(note: Note, keys: Sequence[VerifierKey], file: Path) -> Checkpoint:

@@ -20,6 +20,7 @@ from tidewaiter.core.errors import ConfigError
 from tidewaiter.core.money_flow_generator import MAX_USERS, PROFILES
 from tidewaiter.core.screening import Policy
 from tidewaiter.core.toml_source import TomlSource, nearest
+from tidewaiter.edges.key_files import KEY_ITSELF_HINT, is_key_itself
 from tidewaiter.shell.setting_values import BadValue, Section, choice, duration, integer, number, size, text
 from tidewaiter.shell.settings import EvidencePart, LogPart, Overrides, ProducerPart, Settings, StatePart, StreamPart
 from tidewaiter.shell.state_owner import REPLAY_SEGMENTS
@@ -196,7 +197,7 @@ class _Loader:
     def _evidence(self) -> EvidencePart:
         section = Section(self.source, "evidence")
         origin = section.take("origin", _origin, None)
-        key = section.take("key", text, None)
+        key = section.take("key", _key_file, None)
         policy = section.take("policy", text, None)
         section.finish()
         return EvidencePart(
@@ -276,6 +277,14 @@ class _Loader:
 
     def _resolve(self, path: str) -> Path:
         return _absolute(self.base, Path(path))
+
+
+def _key_file(value: object) -> str:
+    """Accept the name of a key file; a key itself is not shown."""
+    named = text(value)
+    if is_key_itself(named):
+        raise BadValue("is a private key itself", KEY_ITSELF_HINT)
+    return named
 
 
 def default_stream_name(path: Path) -> str:

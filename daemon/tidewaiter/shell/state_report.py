@@ -26,6 +26,7 @@ from tidewaiter.core.ledger import Ledger, decode_checkpoint, units
 from tidewaiter.core.screening import Policy
 from tidewaiter.edges import archive
 from tidewaiter.edges.lock import probe
+from tidewaiter.edges.snapshot_ledgers import snapshot_ledgers
 from tidewaiter.shell.evidence_report import EvidenceReport, read_evidence
 from tidewaiter.shell.settings_file import default_stream_name
 from tidewaiter.shell.state_owner import read_owner, refuse_no_state
@@ -43,8 +44,6 @@ RATE_BUDGET: Final = 32 << 20
 LOW_SPACE_BYTES: Final = 16 << 20
 """With less than this left in the state directory's file system, a batch and its snapshot may not fit any more."""
 _CATCH_UP_BUDGET: Final = 64 << 20
-_SNAPSHOT_MAGIC: Final = b"tidewaiter-snapshot/1\n"
-_LARGEST_HEADER: Final = 64 << 20
 _BATCH_MARK: Final = b'"action":"batch.committed"'
 
 
@@ -154,7 +153,7 @@ def _read(target: Target, now: dt.datetime) -> Report:
     last_run = _last_run(state)
     stream = target.stream or _stream_of(last_run, state)
     ledger, complete = _ledger(state)
-    snapshots = _snapshots(state)
+    snapshots = snapshot_ledgers(state)
     closed = _merge(ledger.closed, *(one.closed for _, one in snapshots))
     commit = ledger.commit
     lag = lag_of(stream, commit.position if commit else None, closed)
@@ -224,7 +223,7 @@ def _events_in(lag: int | None, offset: int, events: int) -> int | None:
 def committed(state: Path) -> tuple[Ledger, list[ClosedSegment]]:
     """Return the committed state of `state`, and all segments known to have ended, in stream order."""
     ledger, _ = _ledger(state)
-    return ledger, _merge(ledger.closed, *(one.closed for _, one in _snapshots(state)))
+    return ledger, _merge(ledger.closed, *(one.closed for _, one in snapshot_ledgers(state)))
 
 
 # -- the committed state -----------------------------------------------------------------------------------------
@@ -360,33 +359,10 @@ def _audit_lines_backwards(state: Path, block: int = 1 << 18) -> Iterator[bytes]
                 yield rest
 
 
-class _SnapshotHead(Struct, frozen=True):
-    """The part of `core.snapshot.Header` that is needed here; importing that module brings the whole engine along."""
-
-    ledger: Ledger
-
-
-_snapshot_head: Final = msgspec.msgpack.Decoder(_SnapshotHead)
 _batch_head: Final = msgspec.json.Decoder(_BatchHead)
 
 
 # -- what lies beside it -----------------------------------------------------------------------------------------
-
-
-def _snapshots(state: Path) -> list[tuple[str, Ledger]]:
-    """Return name and committed state of the snapshots, newest first; only their headers are read."""
-    found: list[tuple[str, Ledger]] = []
-    for path in sorted((state / "snapshots").glob("snapshot-*.tws"), reverse=True):
-        try:
-            with path.open("rb") as file:
-                opening = file.read(len(_SNAPSHOT_MAGIC) + 4)
-                length = int.from_bytes(opening[len(_SNAPSHOT_MAGIC) :], "little")
-                header = _snapshot_head.decode(file.read(min(length, _LARGEST_HEADER)))
-        except (FileNotFoundError, *UNREADABLE):  # replaced by a newer one meanwhile, or damaged
-            continue
-        if opening.startswith(_SNAPSHOT_MAGIC):
-            found.append((path.name, header.ledger))
-    return found
 
 
 def _merge(*lists: list[ClosedSegment]) -> list[ClosedSegment]:

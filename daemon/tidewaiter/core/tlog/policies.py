@@ -36,11 +36,12 @@ class PolicyLog(Struct, frozen=True):
 
 
 class PolicyWitness(Struct, frozen=True):
-    """A witness under its name in the policy; `url` is where checkpoints are submitted."""
+    """A witness under its name in the policy; `url` is where checkpoints are submitted, `line` where it says so."""
 
     name: str
     key: VerifierKey
     url: str | None
+    line: int
 
 
 class PolicyGroup(Struct, frozen=True):
@@ -99,7 +100,7 @@ def parse_policy(data: bytes, file: str) -> TrustPolicy:
                 raise NoteError(f"control character {found[0][0]:#04x}")
             words = [word.decode("utf-8", "backslashreplace") for word in line.split()]
             if words and not words[0].startswith("#"):
-                reading.take(words[0], words[1:])
+                reading.take(number, words[0], words[1:])
         except NoteError as error:
             raise ConfigError(f"{file}:{number}: {error}") from None
     if not reading.has_quorum:
@@ -121,13 +122,13 @@ class _Reading:
         self._defined: set[str] = set()
         self._grouped: set[str] = set()
 
-    def take(self, keyword: str, words: list[str]) -> None:
-        """Take one line. Raises NoteError."""
+    def take(self, line: int, keyword: str, words: list[str]) -> None:
+        """Take one line, by its number. Raises NoteError."""
         match keyword, words:
             case "log", [vkey, *url] if len(url) <= 1:
                 self._log(_key(vkey, _LOG_TYPES, "log"), *url)
             case "witness", [name, vkey, *url] if len(url) <= 1:
-                self._witness(name, _key(vkey, _WITNESS_TYPES, "witness"), *url)
+                self._witness(line, name, _key(vkey, _WITNESS_TYPES, "witness"), *url)
             case "group", [name, threshold, _, *_]:
                 self._group(name, threshold, tuple(words[2:]))
             case "quorum", [name]:
@@ -142,11 +143,11 @@ class _Reading:
             raise NoteError(f"log: {shown(key.name)}: another log line has the same public key")
         self.logs.append(PolicyLog(key, url))
 
-    def _witness(self, name: str, key: VerifierKey, url: str | None = None) -> None:
+    def _witness(self, line: int, name: str, key: VerifierKey, url: str | None = None) -> None:
         self._define(name)
         if any(witness.key.public == key.public for witness in self.witnesses):
             raise NoteError(f"witness: {shown(name)}: another witness line has the same public key")
-        self.witnesses.append(PolicyWitness(name, key, url))
+        self.witnesses.append(PolicyWitness(name, key, url, line))
 
     def _group(self, name: str, threshold: str, members: tuple[str, ...]) -> None:
         for member in members:

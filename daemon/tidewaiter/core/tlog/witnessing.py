@@ -49,13 +49,17 @@ class KnownLog(Struct, frozen=True):
 
 
 class Verdict(Struct, frozen=True):
-    """The answer. With status 200, `head` is to be made durable and then cosigned, `note` is what carried it."""
+    """The answer. With status 200, `head` is to be made durable and then cosigned, `note` is what carried it.
+
+    `inconsistent` says why a checkpoint that the log signed does not go with the one cosigned, "" where it may.
+    """
 
     status: int
     body: bytes = b""
     content_type: str = "text/plain; charset=utf-8"
     head: TreeHead | None = None
     note: Note | None = None
+    inconsistent: str = ""
 
 
 def parse_add_checkpoint(body: bytes) -> AddCheckpoint:
@@ -82,15 +86,27 @@ def judge(body: bytes, known: Callable[[str], KnownLog | None]) -> Verdict:
         return _refusal(FORBIDDEN, str(error))
     if not signed:
         return _refusal(FORBIDDEN, "no signature of a key of this log")
-    if request.old > head.size:
-        return _refusal(BAD_REQUEST, f"the old size {request.old} is larger than the checkpoint's {head.size}")
     latest = log.latest or TreeHead(head.origin, 0, EMPTY_ROOT)
+    # whatever it asks for: a log that has less than it had, or something else, was rolled back or forked
+    contradiction = _contradiction(latest, head)
+    if request.old > head.size:
+        reason = f"the old size {request.old} is larger than the checkpoint's {head.size}"
+        return _refusal(BAD_REQUEST, reason, contradiction)
     if request.old != latest.size:
-        return Verdict(CONFLICT, b"%d\n" % latest.size, SIZE_TYPE)
+        return Verdict(CONFLICT, b"%d\n" % latest.size, SIZE_TYPE, inconsistent=contradiction)
     if not is_consistent(latest.size, latest.root, head.size, head.root, request.proof):
-        return _refusal(UNPROCESSABLE, f"no proof that the tree of {latest.size} leaves is a prefix of this one")
+        reason = f"no proof that the tree of {latest.size} leaves is a prefix of this one"
+        return _refusal(UNPROCESSABLE, reason, reason)
     return Verdict(OK, head=head, note=note)
 
 
-def _refusal(status: int, reason: str) -> Verdict:
-    return Verdict(status, reason.encode("utf-8", "backslashreplace") + b"\n")
+def _contradiction(latest: TreeHead, head: TreeHead) -> str:
+    if head.size < latest.size:
+        return f"a tree of {head.size} leaves is smaller than that of {latest.size} that was cosigned"
+    if head.size == latest.size and head.root != latest.root:
+        return f"the tree of {latest.size} leaves that was cosigned has another root"
+    return ""
+
+
+def _refusal(status: int, reason: str, inconsistent: str = "") -> Verdict:
+    return Verdict(status, reason.encode("utf-8", "backslashreplace") + b"\n", inconsistent=inconsistent)

@@ -27,7 +27,7 @@ from tidewaiter.shell.commands.options import (
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from tidewaiter.shell.keys import LogKeys, ShownKey
+    from tidewaiter.shell.log_keys import LogKeys, ShownKey
     from tidewaiter.shell.settings import Settings
 
 EXAMPLE = (
@@ -71,7 +71,7 @@ def new(
     state_dir: StateDirOption = None,
     stream_name: StreamNameOption = None,
 ) -> None:
-    """Make a private key in a new file, print its public half, the vkey, and say what to do with both.
+    """Make a private key in a new file and print its public half, the vkey; standard error says what to do with both.
 
     A file that is there is never overwritten. The key signs once the daemon is started with it.
     """
@@ -80,13 +80,15 @@ def new(
     file = _absolute(key)
     vkey = new_key(file, _log_name(name, stream, config, state_dir, stream_name))
     typer.echo(vkey)
+    # not to the vkey's stream: `tidewaiter keys new … > held.vkey` makes a file for `verify --key`
     typer.echo(
         f"\nThe private key is in {file}. Whoever can read that file can sign in the log's name.\n"
         "1. Keep the line above, the vkey, outside of this machine: with the auditor, in another department's\n"
         "   repository. A vkey that is found beside the log proves nothing: tidewaiter verify --key VKEY\n"
         f'2. Tell the daemon: key = "{file}" under [evidence]. The service needs no setting: as\n'
         "   /etc/credstore/tidewaiter-log-key, owned by root, systemd hands it over, and only to the daemon.\n"
-        "3. Restart it. A log that has a key already goes on with that one: tidewaiter keys rotate"
+        "3. Restart it. A log that has a key already goes on with that one: tidewaiter keys rotate",
+        err=True,
     )
 
 
@@ -177,7 +179,7 @@ def show_keys(
     import msgspec
 
     from tidewaiter.shell.commands.status import locate
-    from tidewaiter.shell.keys import read_log_keys, shown_keys
+    from tidewaiter.shell.log_keys import read_log_keys, shown_keys
     from tidewaiter.shell.log_names import utc_now
     from tidewaiter.shell.state_owner import refuse_no_state
 
@@ -196,7 +198,7 @@ def _log_name(
 ) -> str:
     """Return the name of the log that the key is for. A name, or the state directory of a log, alone is enough."""
     from tidewaiter.core.errors import ConfigError
-    from tidewaiter.shell.keys import read_log_keys
+    from tidewaiter.shell.log_keys import read_log_keys
     from tidewaiter.shell.log_names import generated_origin
 
     others = stream is not None or config is not None or stream_name is not None

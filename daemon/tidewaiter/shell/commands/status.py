@@ -34,6 +34,7 @@ EXAMPLE = (
     "[bold]tidewaiter status --textfile /var/lib/node_exporter/tidewaiter.prom[/bold]"
 )
 SHOWN_SCENARIOS = 10
+LONG_WAIT_SECONDS = 60
 REJECTED_KINDS = ("framing", "json", "contract", "duplicate", "order", "operator")
 
 
@@ -195,12 +196,30 @@ def _evidence(report: Report) -> Iterator[tuple[str, str, str]]:
         yield "evidence", "no checkpoint yet", "yellow"
         return
     covered = f"{evidence.covered:,} of {report.audit_index:,} entries under a checkpoint of {evidence.origin}"
-    if not evidence.signed_by:
+    late = _waiting(report, evidence.covered, evidence.covered_at)
+    covered += f", newest checkpoint {late} ago" if late else ""
+    if evidence.key_revoked:
+        yield "evidence", f"{covered}, NOT SIGNED: its key was revoked: tidewaiter keys rotate", "bold red"
+    elif not evidence.signed_by:
         yield "evidence", f"{covered}, NOT SIGNED: make a key with tidewaiter keys new", "yellow"
-        return
-    yield "evidence", f"{covered}, signed by {', '.join(evidence.signed_by)}", ""
+    else:
+        yield "evidence", f"{covered}, signed by {', '.join(evidence.signed_by)}", "yellow" if late else ""
     if evidence.witnessed is not None:
-        yield "witnessed", f"{evidence.witnessed:,} entries, by {', '.join(evidence.witnesses) or 'nobody'}", ""
+        late = _waiting(report, evidence.witnessed, evidence.witnessed_at)
+        who = ", ".join(evidence.witnesses) or "nobody"
+        text = f"{evidence.witnessed:,} entries, by {who}{f', last cosigned {late} ago' if late else ''}"
+        yield "witnessed", text, "yellow" if late else ""
+
+
+def _waiting(report: Report, size: int, written: str | None) -> str:
+    """Return the age of a checkpoint of `size` entries that others have been waiting behind for long, else ""."""
+    at, now = _seconds(written), _seconds(report.timestamp)
+    if report.audit_index <= size or at is None or now is None or now - at <= LONG_WAIT_SECONDS:
+        return ""
+    for seconds, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):
+        if now - at >= 2 * seconds:
+            return f"{int((now - at) // seconds)} {unit}"
+    return f"{int(now - at)} s"
 
 
 def _hits(report: Report) -> Iterator[tuple[str, str, str]]:

@@ -2,7 +2,7 @@
 
 `make_log` runs the real daemon three times over a growing stream, as its users do: from a configuration file, with a
 list, and with a change of rules in between (the log of `evidence_rig` has one ruleset). `follow` is a third party: it
-runs the fenced sh blocks of a page and has coreutils and openssl, nothing else.
+runs the fenced sh blocks of a page and has coreutils, find, grep and openssl, nothing else.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import subprocess
+import tempfile
 import zipfile
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -63,10 +64,10 @@ file = "r.toml"
 origin = "{origin}"
 """
 TOOLS: Final = (
-    "base64", "cat", "comm", "cut", "head", "join", "mktemp", "mv", "od", "paste", "rm", "sha256sum", "sort", "split",
-    "tail", "tr", "wc",
+    "base64", "cat", "comm", "cut", "find", "grep", "head", "mktemp", "mv", "od", "paste", "rm", "sha256sum", "sort",
+    "split", "tail", "tr", "uniq", "wc",
 )  # fmt: skip
-"""What of coreutils the pages use."""
+"""What the pages use of coreutils, findutils and grep."""
 
 
 @dataclass(frozen=True)
@@ -146,10 +147,13 @@ def follow(
     given = blocks(folder / "VERIFY.md") if commands is None else commands
     script = "".join(f"{{\n{block.strip()}\n}} || exit 1\n" for block in given)
     path = os.environ["PATH"] if everything else os.fspath(tools)
-    return subprocess.run(
-        [os.fspath(tools / "sh"), "-c", script],
-        cwd=folder, env={"PATH": path}, capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
+    with tempfile.TemporaryDirectory(dir=tools.parent) as work:
+        done = subprocess.run(
+            [os.fspath(tools / "sh"), "-c", script],
+            cwd=folder, env={"PATH": path, "TMPDIR": work}, capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        assert not os.listdir(work), "the page left files behind"  # noqa: PTH208 - names are enough
+    return done
 
 
 def bundled(log: Log, out: Path, *arguments: str, signed: bool = True) -> Path:

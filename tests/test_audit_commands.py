@@ -41,11 +41,12 @@ def own(log: Log, tmp_path: Path) -> Log:
     return log.copy(tmp_path / "own")
 
 
-def said(capsysbinary: pytest.CaptureFixture[bytes], *arguments: object, code: int = 0) -> bytes:
-    """Return what the command prints; one line on standard error for an error."""
+def said(capsysbinary: pytest.CaptureFixture[bytes], *arguments: object, code: int = 0, nothing: bool = False) -> bytes:
+    """Return what the command prints; one line on standard error for an error, or where `nothing` matches."""
     assert app.main(["audit", *map(str, arguments)]) == code
     captured = capsysbinary.readouterr()
-    assert captured.err.count(b"\n") == (code != 0), captured.err
+    assert captured.err.count(b"\n") == (code != 0 or nothing), captured.err
+    assert captured.err.startswith(b"tidewaiter: nothing matches; ") == nothing
     return captured.err if code else captured.out
 
 
@@ -77,8 +78,66 @@ def test_json_and_csv_hold_every_entry(log: Log, capsysbinary: pytest.CaptureFix
     assert [row["index"] for row in table] == [str(entry["index"]) for entry in wanted]
     assert [row["action"] for row in table] == [entry["action"] for entry in wanted]
     assert None not in {cell for row in table for cell in row.values()}
-    nothing = ("--action", "no.such.action")
-    assert json.loads(said(capsysbinary, "export", "--state-dir", log.state, "--format", "json", *nothing)) == []
+    none = ("--format", "json", "--action", "no.such.action")
+    assert json.loads(said(capsysbinary, "export", "--state-dir", log.state, *none, nothing=True)) == []
+
+
+def test_numbers_in_a_table_stand_as_they_were_written(
+    tmp_path: Path, log: Log, capsysbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    """500.00 stays 500.00, and a number that no float holds keeps its digits."""
+    own = log.copy(tmp_path / "own")
+    context = audit.EntryContext("2026-01-01T00:00:00.000000Z", "run", "engine")
+    record = b'{"flag_id":"x","amount":500.00,"exact":12345678901234567890.10}'
+    chain = audit.Chain(10**6, "0" * 64)
+    lines = [*chain.records(context, [("flags", record + b"\n")]), chain.entry(context, "audit.idle")]
+    own.segments[-1].write_bytes(own.segments[-1].read_bytes() + b"".join(lines))
+    text = said(capsysbinary, "export", "--state-dir", own.state, "--format", "csv", "--run", "run").decode()
+    flag, idle = csv.DictReader(io.StringIO(text, newline=""))
+    assert flag["details"] == f'{{"record":{record.decode()}}}'
+    assert idle["details"] == ""
+
+
+@pytest.mark.parametrize("command", ["tail", "export"])
+def test_what_matches_nothing_is_said(log: Log, capsysbinary: pytest.CaptureFixture[bytes], command: str) -> None:
+    """On standard error, with what there is, and the actions where one was asked for that is none; exit 0."""
+    every = entries(log.audit)
+    for options, actions in ((("--action", "flag.emited"), True), (("--from", "2100-01-01"), False)):
+        assert app.main(["audit", command, "--state-dir", str(log.state), *options]) == 0
+        captured = capsysbinary.readouterr()
+        assert captured.out == b""
+        text = captured.err.decode()
+        assert f"nothing matches; the log has entries 0 to {len(every) - 1}, from {every[0]['timestamp']}" in text
+        assert ("batch.committed, decision.recorded, flag.emitted" in text) == actions
+        assert text.count("\n") == 1
+
+
+def test_a_period_that_ends_before_it_begins_is_refused(log: Log, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    """Exit 2: nobody takes an empty export for a quiet month."""
+    for end in ("2026-03-01", "2026-02-01"):
+        for command in ("tail", "export"):
+            options = ("--state-dir", log.state, "--from", "2026-03-01", "--to", end)
+            assert b"is not before --to" in said(capsysbinary, command, *options, code=2)
+
+
+def test_a_terminal_shows_one_readable_line_for_each_entry(
+    log: Log, capsysbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Index, time, action and what matters, cut to the width; --json gives the exact lines there too."""
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(sys.stdout.__class__, "isatty", lambda _self: True)
+    rows = said(capsysbinary, "tail", "--state-dir", log.state, "-n", "500").decode().splitlines()
+    assert len(rows) == log.audit.count(b"\n")
+    assert all(len(row) <= 79 for row in rows)
+    assert not any("{" in row for row in rows)
+    for entry, row in zip(entries(log.audit), rows, strict=True):
+        assert row.split()[0] == str(entry["index"])
+        assert row.split()[3] == entry["action"]
+        if entry["action"] == "flag.emitted":
+            assert f"{entry['record']['flag_id']}  high" in row
+        if entry["action"] == "batch.committed":
+            assert f"{entry['counts']['events_read']} events, {entry['counts']['flags']} flags" in row
+    assert said(capsysbinary, "tail", "--state-dir", log.state, "-n", "500", "--json") == log.audit
 
 
 def test_a_table_holds_no_formulas(own: Log, capsysbinary: pytest.CaptureFixture[bytes]) -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import pytest
 
 from evidence_rig import KEY, ORIGIN, WITNESS
-from proof_rig import Log, blocks, bundled, follow
+from proof_rig import Log, blocks, bundled, follow, make_log
 from rigs.tree import root_of
 from support import REPOSITORY, run_cli, started_cli, wait_until
 from tidewaiter.core import audit
@@ -124,30 +124,43 @@ def test_a_period_in_the_middle_is_accepted_as_well(log: Log, tools: Path, tmp_p
 def test_every_time_gives_the_segments_that_reach_into_it(log: Log, tmp_path: Path) -> None:
     """No entry of the period is left out, whatever its bounds; a period without entries is exit 2."""
     entries = [json.loads(text) for text in log.audit.splitlines()]
-    for number, (begin, end) in enumerate(((3, 9), (10, 11), (0, 5), (len(entries) - 2, len(entries) - 1))):
+    for number, (begin, end) in enumerate(((3, 9), (4, 11), (0, 5), (len(entries) - 2, len(entries) - 1))):
         times = entries[begin]["timestamp"], entries[end]["timestamp"]
         unpacked = bundled(log, tmp_path / f"{number}.zip", "--from", times[0], "--to", times[1])
         held = b"".join(path.read_bytes() for path in sorted((unpacked / "audit").iterdir()))
         indices = {json.loads(text)["index"] for text in held.splitlines()}
         assert indices >= {each["index"] for each in entries if times[0] <= each["timestamp"] < times[1]}
-    done = run_cli("bundle", "--out", tmp_path / "none.zip", "--state-dir", log.state, "--to", "2000-01-01")
-    assert done.returncode == 2
-    assert b"has no entries of that period" in done.stderr
-    assert not (tmp_path / "none.zip").exists()
+        assert f"| asked for | from {times[0]} to before {times[1]};" in (unpacked / "VERIFY.md").read_text()
+    for period, said in (
+        (("--to", "2000-01-01"), b"has no entries of that period"),
+        (("--from", "2100-01-01"), b"has no entries of that period"),
+        (("--from", "2026-03-02", "--to", "2026-03-01"), b"is not before --to"),
+    ):
+        done = run_cli("bundle", "--out", tmp_path / "none.zip", "--state-dir", log.state, *period)
+        assert done.returncode == 2
+        assert said in done.stderr
+        assert not (tmp_path / "none.zip").exists()
+
+
+def examiners_blocks() -> list[str]:
+    """Return the commands of the examiner's page: unpack, key, compare, case, keep."""
+    page = (REPOSITORY / "systemd" / "README.md").read_text(encoding="utf-8")
+    section = page.split("## Checking a bundle in ten minutes\n", 1)[1].split("\n## ", 1)[0]
+    if shutil.which("unzip") is None:
+        pytest.skip("unzip is not installed")
+    found: list[str] = re.findall(r"^```sh\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
+    found[1] = re.sub("echo '[^']*'", f"echo '{KEY.verifier}'", found[1], count=1)
+    found[3] = found[3].replace("less", "cat")
+    return found
 
 
 def test_the_examiners_page_holds(log: Log, unpacked: Path, tmp_path: Path) -> None:
     """Each command of it, in order, with the key and the checkpoint of an earlier visit that an examiner has."""
-    page = (REPOSITORY / "systemd" / "README.md").read_text(encoding="utf-8")
-    section = page.split("## Checking a bundle in ten minutes\n", 1)[1].split("\n## ", 1)[0]
-    unpack, key, compare, case, keep = re.findall(r"^```sh\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
-    if shutil.which("unzip") is None:
-        pytest.skip("unzip is not installed")
+    unpack, key, compare, case, keep = examiners_blocks()
     shutil.copy(unpacked.with_suffix(".zip"), tmp_path / "march.zip")
     held = parse_tree_head(next(TreeFiles(log.state).signed())[0].text)
-    key = re.sub("echo '[^']*'", f"echo '{KEY.verifier}'", key, count=1)
     compare = compare.replace("48213", str(held.size))
-    commands = [unpack, key, *blocks(unpacked / "VERIFY.md"), compare, case.replace("less", "cat"), keep]
+    commands = [unpack, key, *blocks(unpacked / "VERIFY.md"), compare, case, keep]
     done = follow(tmp_path, tmp_path / "bin", commands, everything=True)
     assert (done.returncode, done.stderr) == (0, "")
     said = done.stdout.splitlines()
@@ -155,6 +168,21 @@ def test_the_examiners_page_holds(log: Log, unpacked: Path, tmp_path: Path) -> N
     assert "rules, run logs and flags are those that the entries name" in said
     assert base64.b64encode(held.root).decode() in said
     assert "\n".join(said[-3:]) == "\n".join((unpacked / "checkpoint").read_text().splitlines()[:3])
+
+
+def test_the_examiners_page_holds_without_a_key_and_without_a_report(tmp_path: Path) -> None:
+    """A log that is not signed, bundled before there is a report: no command fails, and what is missing is said."""
+    (tmp_path / "log").mkdir()
+    log = make_log(tmp_path / "log", signed=False)
+    shutil.rmtree(log.state / "reports")
+    unpacked = bundled(log, tmp_path / "march.zip")
+    unpack, key, compare, case, keep = examiners_blocks()
+    compare = compare.replace("48213", "9")
+    commands = [unpack, key, *blocks(unpacked / "VERIFY.md"), compare, case, keep]
+    done = follow(tmp_path, tmp_path / "bin", commands, everything=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "the log is not signed" in done.stdout
+    assert "there is no report" in done.stdout
 
 
 # -- how it is made ------------------------------------------------------------------------------------------------

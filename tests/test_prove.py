@@ -96,10 +96,15 @@ def test_a_stranger_accepts_it(folder: Path, tools: Path) -> None:
     assert f"checking with {KEY.verifier}" in done.stdout
     assert "all files are as listed" in done.stdout
     assert done.stdout.count("Signature Verified Successfully") == 3
-    for text in ("entry.jsonl is entry", "slice.jsonl is the sha256", "ruleset.toml is the ruleset", '"event_id": "e'):
+    for text in (
+        "entry.jsonl is entry",
+        "slice.jsonl is the file that batch",
+        "ruleset.toml is the file that decision",
+        '"event_id": "e',
+    ):
         assert text in done.stdout
     text = (folder / "VERIFY.md").read_text()
-    assert all(len(row) <= 130 for row in text.splitlines() if not row.startswith(("|", "holds")))
+    assert all(len(row) <= 130 for row in text.splitlines() if not row.startswith(("|", "holds", "names")))
     commands = " &&\n".join(f"{{\n{block}}}" for block in blocks(folder / "VERIFY.md"))
     assert subprocess.run(["bash", "-c", commands], cwd=folder, capture_output=True, check=False).returncode == 0
 
@@ -126,6 +131,15 @@ EDITS = {
 }
 
 
+EXCHANGES = {
+    "another flag's entry": ("entry", "batch"),
+    "an entry that is no batch": ("batch", "entry"),
+    "an entry that is no decision": ("decision", "entry"),
+    "a batch for the decision": ("decision", "batch"),
+}
+"""Which entry of the log stands in whose place, with the proof that it is in the log."""
+
+
 def forge(folder: Path, what: str) -> None:
     """Change one thing, as somebody who wants to deceive does."""
     path = folder / "entry.tlog-proof"
@@ -149,9 +163,10 @@ def forge(folder: Path, what: str) -> None:
         case "another key's log":
             resign(folder)
             return
-        case "another flag's entry":
+        case _ if what in EXCHANGES:
+            put, taken = EXCHANGES[what]
             for name in ("jsonl", "tlog-proof"):
-                (folder / f"entry.{name}").write_bytes((folder / f"batch.{name}").read_bytes())
+                (folder / f"{put}.{name}").write_bytes((folder / f"{taken}.{name}").read_bytes())
             return
         case _:
             name, old, new = EDITS[what]
@@ -171,7 +186,7 @@ def resign(folder: Path) -> None:
 
 FORGERIES = [
     "index", "proof", "proof shortened", "root", "signature", "signatures cut off", "another key's log",
-    "another flag's entry",
+    *EXCHANGES,
 ]  # fmt: skip
 
 
@@ -191,16 +206,56 @@ def test_a_stranger_refuses_every_forgery(folder: Path, tools: Path, tmp_path: P
     assert "NOT VERIFIED" in done.stderr
 
 
+def test_the_decision_for_other_rules_is_refused(log: Log, tools: Path, tmp_path: Path) -> None:
+    """It is a decision of this log; but what it put into force are not the rules in the folder."""
+    early, late = (proved(log, a_flag(log, number), tmp_path / str(number)) for number in (0, -1))
+    for name in ("decision.jsonl", "decision.tlog-proof"):
+        (late / name).write_bytes((early / name).read_bytes())
+    sum_anew(late)
+    done = follow(late, tools)
+    assert done.returncode != 0
+    assert 'decision.jsonl does not say "decisions":' in done.stderr
+
+
+def test_another_batch_of_the_log_is_refused(log: Log, tools: Path, tmp_path: Path) -> None:
+    """Its range is not the one that slice.jsonl holds."""
+    early, late = (proved(log, a_flag(log, number), tmp_path / str(number)) for number in (0, -1))
+    for name in ("batch.jsonl", "batch.tlog-proof"):
+        (late / name).write_bytes((early / name).read_bytes())
+    sum_anew(late)
+    done = follow(late, tools)
+    assert done.returncode != 0
+    assert "batch.jsonl does not say" in done.stderr
+
+
+def test_a_file_that_the_list_does_not_name_is_refused(folder: Path, tools: Path, tmp_path: Path) -> None:
+    """Whatever it is called, hidden ones too: nothing vouches for it."""
+    for number, name in enumerate(("more.toml", ".hidden", "lists/2-x", "SHA256SUMS.more", "a b")):
+        added = tmp_path / str(number)
+        subprocess.run(["cp", "-r", os.fspath(folder), os.fspath(added)], check=True)
+        (added / name).touch()
+        done = follow(added, tools)
+        assert done.returncode != 0
+        assert f"SHA256SUMS does not list {name}" in done.stderr
+
+
+def test_the_page_says_what_a_folder_cannot_show(folder: Path) -> None:
+    """Windows reach back further than the input in it: deriving the flag again takes the whole stream."""
+    text = (folder / "VERIFY.md").read_text()
+    assert "tidewaiter replay" not in text
+    assert "takes the whole stream: `tidewaiter verify --replay`" in text
+
+
 def test_a_key_in_the_folder_is_not_taken_for_the_one_held(folder: Path, tools: Path, tmp_path: Path) -> None:
     """A folder that is made up with a key of its own passes only as long as nobody compares the key."""
     forged = tmp_path / "forged"
     subprocess.run(["cp", "-r", os.fspath(folder), os.fspath(forged)], check=True)
     (forged / "log.vkey").write_text(f"{OTHER_KEY.verifier}\n")
     resign(forged)
-    key, *rest = blocks(forged / "VERIFY.md")[1:]
-    assert follow(forged, tools, [key, *rest]).returncode == 0
-    held = f"vkey='{KEY.verifier}'"
-    done = follow(forged, tools, [held, *rest])
+    functions, _, *rest = blocks(forged / "VERIFY.md")
+    assert follow(forged, tools, [functions, *rest]).returncode == 0
+    (tmp_path / "held.vkey").write_text(f"{KEY.verifier}\n")
+    done = follow(forged, tools, [functions, *rest])
     assert done.returncode != 0
     assert "is not signed by" in done.stderr
 
@@ -217,10 +272,10 @@ def test_a_checkpoint_that_a_witness_signed_is_preferred(own: Log, tools: Path, 
     assert parse_proof((out / "entry.tlog-proof").read_bytes()).checkpoint == cosigned.encode()
     assert "signed by the log and by witness.example/w1" in (out / "VERIFY.md").read_text()
     assert follow(out, tools).returncode == 0
-    commands = [*blocks(out / "VERIFY.md"), f"signed \"$out/checkpoint\" '{WITNESS.verifier}'"]
+    commands = [*blocks(out / "VERIFY.md"), f"included entry.jsonl entry.tlog-proof '{WITNESS.verifier}'"]
     assert follow(out, tools, commands).returncode == 0
     other = signing_key(WITNESS.name, b"\x0a" * 32, 0x04).verifier
-    assert follow(out, tools, [*commands, f"signed \"$out/checkpoint\" '{other}'"]).returncode != 0
+    assert follow(out, tools, [*commands, f"included entry.jsonl entry.tlog-proof '{other}'"]).returncode != 0
     late = proved(own, a_flag(own, -1), tmp_path / "late")
     assert b"witness.example" not in parse_proof((late / "entry.tlog-proof").read_bytes()).checkpoint
 
@@ -236,7 +291,8 @@ def test_a_log_without_a_key_gives_a_proof_that_says_so(tmp_path: Path, tools: P
     assert "**This log has no key.**" in (out / "VERIFY.md").read_text()
     assert follow(out, tools).returncode == 0
     forge(out, "entry")
-    assert follow(out, tools, blocks(out / "VERIFY.md")[1:]).returncode != 0
+    functions, _, *rest = blocks(out / "VERIFY.md")
+    assert "entry.jsonl is not entry" in follow(out, tools, [functions, *rest]).stderr
 
 
 def test_a_flag_that_no_checkpoint_covers_yet_is_not_proved(own: Log, tmp_path: Path) -> None:

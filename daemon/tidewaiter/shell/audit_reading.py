@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO, Final
 
 import msgspec
+from msgspec import Struct
 
 from tidewaiter.core import audit
-from tidewaiter.core.audit import MAX_ENTRY_BYTES, Decision, EntryHead, read_head
+from tidewaiter.core.audit import MAX_ENTRY_BYTES, Decision, Decisions, EntryHead, read_head
 from tidewaiter.core.errors import ConfigError, IntegrityRefusal
 from tidewaiter.edges.journal import first_index
 from tidewaiter.edges.recovery import audit_segments
@@ -29,13 +30,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from tidewaiter.core.audit import BatchCommitted, Decisions
+    from tidewaiter.core.audit import BatchCommitted
     from tidewaiter.shell.flag_search import Found
 
 _NARROW: Final = 4 * MAX_ENTRY_BYTES
 """A stretch this short is read rather than cut in half once more."""
 _BLOCK_BYTES: Final = 1 << 20
 _DECISION: Final = f'"action":"{audit.DECISION_RECORDED}"'.encode()
+_BATCH: Final = f'"action":"{audit.BATCH_COMMITTED}"'.encode()
 _decision: Final = msgspec.json.Decoder(Decision)
 _RECORDS: Final = frozenset(audit.PROJECTIONS.values())
 _HINT: Final = "see what else differs: tidewaiter verify"
@@ -70,6 +72,15 @@ class Wanted:
             and (not self.runs or head.run_id in self.runs)
             and (not self.actors or head.actor in self.actors)
         )
+
+
+def period(begin: str, end: str) -> tuple[str, str]:
+    """Return --from and --to as the audit log writes times; "" where they were not given. Raises ConfigError."""
+    first = utc_text(begin, "--from") if begin else ""
+    last = utc_text(end, "--to") if end else ""
+    if first and last and first >= last:
+        raise ConfigError(f"--from {begin}: is not before --to {end}", hint="exchange them; --to is not included")
+    return first, last
 
 
 def utc_text(written: str, option: str) -> str:
@@ -268,6 +279,31 @@ def decision_before(state: Path, batch: Entry, decisions: Decisions) -> Entry | 
                     decided = None
                 if decided is not None and decided.decisions == decisions:
                     return Entry(path, begin, head_of(path, begin, line), line)
+                end = begin
+    return None
+
+
+class _Governed(Struct, frozen=True):
+    decisions: Decisions | None = None
+
+
+_governed: Final = msgspec.json.Decoder(_Governed)
+
+
+def governing_before(state: Path, segment: Path) -> tuple[Entry, Decisions] | None:
+    """Return the last entry before the segment that says what is in force, and what that is; None: it is not there."""
+    for path in reversed([path for path in audit_segments(state) if path.name < segment.name]):
+        with path.open("rb") as file:
+            end = file.seek(0, 2)
+            while (at := max(_last_before(file, action, end) for action in (_BATCH, _DECISION))) >= 0:
+                begin = _last_before(file, b"\n", at) + 1
+                file.seek(begin)
+                line = file.readline()
+                entry = Entry(path, begin, head_of(path, begin, line), line)
+                if entry.head.action in (audit.BATCH_COMMITTED, audit.DECISION_RECORDED):
+                    decisions = _governed.decode(line).decisions
+                    if decisions is not None:
+                        return entry, decisions
                 end = begin
     return None
 

@@ -104,7 +104,7 @@ def export_csv(entries: Iterable[AuditEntry], path: Path, disk: Disk | None = No
     try:
         # If we die here, a hidden leftover is found, which the next export writes over.
         disk.truncate(fd, 0, temporary)
-        for count, text in csv_parts(entries):  # noqa: B007 - the last one is returned
+        for count, text in csv_parts((entry, _details(entry)) for entry in entries):  # noqa: B007 - the last one is returned
             data = text.encode()
             disk.write_at(fd, data, length, temporary)
             length += len(data)
@@ -118,8 +118,11 @@ def export_csv(entries: Iterable[AuditEntry], path: Path, disk: Disk | None = No
     return count
 
 
-def csv_parts(entries: Iterable[AuditEntry]) -> Iterator[tuple[int, str]]:
-    """Yield the table in parts of a thousand entries, each with the number of entries up to its end."""
+def csv_parts(entries: Iterable[tuple[AuditEntry, str]]) -> Iterator[tuple[int, str]]:
+    """Yield the table in parts of a thousand entries, each with the number of entries up to its end.
+
+    With each entry comes the JSON of its details, "" where it has none.
+    """
     remaining = iter(entries)
     rows: list[Sequence[str]] = [COLUMNS]
     count = 0
@@ -127,8 +130,15 @@ def csv_parts(entries: Iterable[AuditEntry]) -> Iterator[tuple[int, str]]:
         buffer = io.StringIO(newline="")
         csv.writer(buffer).writerows(rows)
         yield count, buffer.getvalue()
-        rows = [[_cell(name, getattr(entry, name)) for name in COLUMNS] for entry in islice(remaining, _PART)]
+        rows = [
+            [*(_cell(name, getattr(entry, name)) for name in COLUMNS[:-1]), details]
+            for entry, details in islice(remaining, _PART)
+        ]
         count += len(rows)
+
+
+def _details(entry: AuditEntry) -> str:
+    return msgspec.json.encode(entry.details).decode() if entry.details else ""
 
 
 def _cell(name: str, value: Any) -> str:  # noqa: ANN401 - any member of an entry
@@ -136,8 +146,6 @@ def _cell(name: str, value: Any) -> str:  # noqa: ANN401 - any member of an entr
         return ""
     if name == "timestamp":
         return f"{value:%Y-%m-%dT%H:%M:%S.%f}Z"
-    if name == "details":
-        return msgspec.json.encode(value).decode() if value else ""
     return formula_safe(value) if isinstance(value, str) else str(value)
 
 

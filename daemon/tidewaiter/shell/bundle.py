@@ -24,15 +24,18 @@ from tidewaiter.core.tlog.notes import NoteError, parse_notes
 from tidewaiter.core.tlog.tiles import WIDTH, Tile, reader, right_edge, tile_of
 from tidewaiter.edges.journal import first_index
 from tidewaiter.edges.tree_files import TreeFiles
-from tidewaiter.shell.audit_reading import Entry, entry_at, head_of, segments_of
+from tidewaiter.shell.audit_reading import Entry, entry_at, governing_before, head_of, segments_of
+from tidewaiter.shell.bundle_keys import Succession, successions
 from tidewaiter.shell.log_proofs import (
     Checkpoint,
+    LogKey,
     RootOf,
     checkpoint_in,
     hashes_beside,
+    log_keys,
     newest_checkpoint,
+    proof_of,
     read_checkpoint,
-    trusted_keys,
 )
 
 if TYPE_CHECKING:
@@ -40,6 +43,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tidewaiter.core.tlog.notes import Note, VerifierKey
+    from tidewaiter.core.tlog.proofs import LogProof
     from tidewaiter.shell.audit_reading import Wanted
 
 KEPT: Final = 64
@@ -78,17 +82,21 @@ class Bundle:
     """What a bundle holds. Entries [`first`, `end`); `kept` are checkpoints of growing size, the newest is the last.
 
     `listed` is the stretch of ``tlog/checkpoints`` with all checkpoints of the period, in bytes. `in_force` are the
-    archived contents: digest and what it was. `keys` are the log's, the newest first, without those it revoked.
-    `covered` are run logs and reports whose digests the entries give, `uncovered` the others.
+    archived contents: digest and what it was; `before` is the entry before the first that says what was in force then.
+    `log_keys` are the newest first. `covered` are run logs and reports whose digests the entries give, `uncovered` the
+    others.
     """
 
     state: Path
+    wanted: Wanted
     parts: list[Part]
     first: int
     end: int
     newest: Checkpoint
     witnessed: Checkpoint | None
-    keys: list[VerifierKey]
+    log_keys: list[LogKey]
+    taken_over: list[Succession] = field(default_factory=list)
+    before: tuple[Entry, LogProof] | None = None
     kept: list[Checkpoint] = field(default_factory=list)
     listed: tuple[int, int] = (0, 0)
     beside: tuple[list[bytes], list[bytes]] = ([], [])
@@ -100,6 +108,18 @@ class Bundle:
     covered: list[str] = field(default_factory=list)
     uncovered: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def signer(self) -> VerifierKey | None:
+        """The newest of the keys that signed the newest checkpoint."""
+        return self.newest.keys[0] if self.newest.keys else None
+
+    @property
+    def keys(self) -> list[LogKey]:
+        """The keys that somebody needs who checks it: that one first, and no revoked one that signed nothing here."""
+        signed = {key for each in self.kept for key in each.keys}
+        wanted = [key for key in self.log_keys if key.named.revoked_after is None or key.verifier in signed]
+        return sorted(wanted, key=lambda key: (key.verifier != self.signer, key.named.revoked_after is not None))
 
     @property
     def tiles(self) -> list[Tile]:
@@ -123,14 +143,15 @@ def gather(state: Path, wanted: Wanted, progress: Callable[[int, int], None]) ->
     `progress` is told bytes done and in all. Raises ConfigError where there is nothing to bundle, IntegrityRefusal
     where the entries are not those of the newest checkpoint.
     """
-    keys = trusted_keys(state)
-    newest = newest_checkpoint(state, keys)
+    keys = log_keys(state)
+    trusted = [key.verifier for key in keys if key.named.revoked_after is None]
+    newest = newest_checkpoint(state, trusted)
     parts = _parts(state, wanted, newest.head.size)
     first = first_index(parts[0].path)
     later = [path for path in segments_of(state) if path.name > parts[-1].path.name]
     end = min(newest.head.size, first_index(later[0]) if later else newest.head.size)
-    witnessed = checkpoint_in(TreeFiles(state), "witnessed", keys)
-    bundle = Bundle(state, parts, first, end, newest, witnessed, keys)
+    witnessed = checkpoint_in(TreeFiles(state), "witnessed", trusted)
+    bundle = Bundle(state, wanted, parts, first, end, newest, witnessed, keys)
     _read_entries(bundle, progress)
     _add_proofs(bundle)
     return bundle
@@ -183,7 +204,7 @@ def _read_entries(bundle: Bundle, progress: Callable[[int, int], None]) -> None:
     done, total = 0, sum(part.length for part in bundle.parts)
     runs: set[str] = set()
     documents: dict[str, str] = {}
-    index = bundle.first
+    index, asked_for = bundle.first, 0
     try:
         root = RootOf(bundle.first, head.size, node)
         for part in bundle.parts:
@@ -194,6 +215,7 @@ def _read_entries(bundle: Bundle, progress: Callable[[int, int], None]) -> None:
                 if entry.head.index != index:
                     break
                 _note(bundle, entry, runs, documents)
+                asked_for += bundle.wanted.takes(entry.head)
                 offset += len(line)
                 index += 1
                 if index % 1024 == 0:
@@ -208,6 +230,11 @@ def _read_entries(bundle: Bundle, progress: Callable[[int, int], None]) -> None:
         bundle.beside = hashes_beside(bundle.first, bundle.end, head.size, node)
     except ValueError as error:
         raise IntegrityRefusal(f"{bundle.state / 'tlog'}: {error}", hint=_HINT) from error
+    if not asked_for:
+        raise ConfigError(
+            f"{bundle.state}: has no entries of that period that a checkpoint covers",
+            hint=f"those nearest to it are of {bundle.begins} to {bundle.ends}",
+        )
     progress(total, total)
     _add_documents(bundle, runs, documents)
 
@@ -235,10 +262,12 @@ def _in_force(bundle: Bundle, decisions: Decisions | None) -> None:
         decisions.engine: "engine", **{digest: f"list {path}" for path, digest in decisions.lists.items()},
     }  # fmt: skip
     for digest, what in named.items():
-        if digest not in bundle.in_force and not (bundle.state / "rules" / digest).exists():
-            bundle.notes.append(f"rules/{digest}, a {what} in force, is missing")
-        else:
-            bundle.in_force.setdefault(digest, what)
+        if digest in bundle.in_force:
+            continue
+        if (bundle.state / "rules" / digest).exists():
+            bundle.in_force[digest] = what
+        elif (note := f"rules/{digest}, a {what} in force, is missing") not in bundle.notes:
+            bundle.notes.append(note)
 
 
 def _add_documents(bundle: Bundle, runs: set[str], documents: dict[str, str]) -> None:
@@ -260,6 +289,10 @@ def _add_proofs(bundle: Bundle) -> None:
     """Choose the checkpoints to keep, and link each to the next and the last to the newest."""
     head, files = bundle.newest.head, TreeFiles(bundle.state)
     node = reader(head.size, files.read_tile)
+    _add_before(bundle)
+    notes = (note for note, _, _ in _notes(files.path / "checkpoints"))
+    bundle.taken_over, gone = successions(bundle.state, bundle.log_keys, notes, head.size, node)
+    bundle.notes += gone
     bundle.kept = [*_kept(bundle, files), bundle.newest]
     for old, new in zip(bundle.kept[:-1], bundle.kept[1:], strict=True):
         proof = consistency_proof(old.head.size, new.head.size, node)
@@ -269,6 +302,19 @@ def _add_proofs(bundle: Bundle) -> None:
                 hint=_HINT,
             )
         bundle.links.append(proof)
+
+
+def _add_before(bundle: Bundle) -> None:
+    """Add what was in force when the period began."""
+    if not bundle.first:
+        return
+    found = governing_before(bundle.state, bundle.parts[0].path)
+    if found is None:
+        bundle.notes.append("the audit log does not reach back to what was in force at the beginning")
+        return
+    entry, decisions = found
+    bundle.before = entry, proof_of(bundle.state, entry, bundle.newest)
+    _in_force(bundle, decisions)
 
 
 def _kept(bundle: Bundle, files: TreeFiles) -> list[Checkpoint]:
@@ -299,8 +345,11 @@ def _kept(bundle: Bundle, files: TreeFiles) -> list[Checkpoint]:
         kept.append(last)
     if before is not None:
         kept.insert(0, before)  # the end of what the bundle of the time before showed
-    checked = [read_checkpoint(each.note, bundle.keys, path) for each in kept]
-    return [each for each in checked if each.keys]  # not those of a key that was revoked
+    checked = [
+        read_checkpoint(each.note, [key.verifier for key in bundle.log_keys if key.counts(each.head.size)], path)
+        for each in kept
+    ]
+    return [each for each in checked if each.keys]  # not those of a key that was revoked before
 
 
 def _notes(path: Path) -> Iterator[tuple[Note, int, int]]:

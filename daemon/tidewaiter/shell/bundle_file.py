@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tidewaiter.core.tlog.notes import SigningKey
+    from tidewaiter.core.tlog.proofs import LogProof
     from tidewaiter.core.tlog.tiles import Tile
+    from tidewaiter.shell.audit_reading import Entry
     from tidewaiter.shell.bundle import Bundle
 
 SIGNATURE: Final = f"{SUMS}.sig"
@@ -110,9 +112,19 @@ def _members(bundle: Bundle) -> Iterator[tuple[str, Iterable[bytes]]]:
         yield f"rules/{digest}", _archived(bundle.state, digest)
     for name in (*bundle.covered, *bundle.uncovered):
         yield name, _stretch(bundle.state / name, 0, (bundle.state / name).stat().st_size)
+    for each in bundle.taken_over:
+        yield from _proved(f"keys/{each.entry.head.index:020d}", each.entry, each.proof)
+    if bundle.before is not None:
+        yield from _proved("before", *bundle.before)
     if bundle.keys:
-        yield "log.vkey", [f"{key}\n".encode() for key in bundle.keys]
-        yield "log.pem", [public_pem(bundle.keys[0])]
+        yield "log.vkey", [f"{key.verifier}\n".encode() for key in bundle.keys]
+    if bundle.signer is not None:
+        yield "log.pem", [public_pem(bundle.signer)]
+
+
+def _proved(name: str, entry: Entry, proof: LogProof) -> Iterator[tuple[str, Iterable[bytes]]]:
+    yield f"{name}.jsonl", [entry.line]
+    yield f"{name}.tlog-proof", [proof.encode()]
 
 
 def _tile(files: TreeFiles, tile: Tile) -> Iterator[bytes]:

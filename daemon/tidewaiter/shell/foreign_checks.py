@@ -1,8 +1,8 @@
 """The shell functions of VERIFY.md: what somebody needs who checks evidence without tidewaiter.
 
-Owns: their text. They use POSIX shell, coreutils and openssl only, and end with an error wherever something does not
-hold. Leaves to `shell.prove` and `shell.bundle_page` when which of them is called. Bodies in round brackets run in a
-shell of their own, so that they can be pasted into a terminal.
+Owns: their text. They use POSIX shell, coreutils, find, grep and openssl only, leave no file behind, and end with an
+error wherever something does not hold. Leaves to `shell.prove_page` and `shell.bundle_page` when which of them is
+called. Bodies in round brackets run in a shell of their own, so that they can be pasted into a terminal.
 """
 
 from __future__ import annotations
@@ -57,16 +57,34 @@ signed() (
 """
 """`fail`, `number`, `bytes`, `leaf`, `node`, `pem`, `verified` and `signed`."""
 
+LISTED: Final = r"""
+# sealed FILE VKEY: FILE.sig is the key's signature of the file
+sealed() (
+  work=$(mktemp -d) && trap 'rm -r "$work"' EXIT || exit 1
+  pem "$2" >"$work/pem" && verified "$work/pem" "$1" "$1.sig" || { fail "$1.sig was not made by $2"; exit 1; }
+)
+
+# listed: the files are as SHA256SUMS says, and there is no other file but the list and its signature
+listed() (
+  sha256sum --check --strict --quiet SHA256SUMS || exit 1
+  { cut -c 67- SHA256SUMS; cut -c 67- SHA256SUMS; find . ! -type d | cut -c 3-; } | sort | uniq -u |
+    while IFS= read -r name; do
+      case $name in SHA256SUMS | SHA256SUMS.sig) ;; *) fail "SHA256SUMS does not list $name"; exit 1 ;; esac
+    done
+)
+"""
+"""`sealed` and `listed`; need BASICS."""
+
 INCLUDED: Final = r"""
-# included ENTRY PROOF CHECKPOINT: the entry is in the tree of the checkpoint in PROOF, which is written to CHECKPOINT
+# included ENTRY PROOF [VKEY]: the entry is in the tree of the checkpoint in PROOF, and the key signed that
 included() (
   work=$(mktemp -d) && trap 'rm -r "$work"' EXIT || exit 1
   {
     IFS= read -r title && IFS= read -r index && index=${index#index }
     while IFS= read -r line && [ -n "$line" ]; do printf '%s\n' "$line"; done >"$work/path"
-    cat >"$3"
+    cat >"$work/checkpoint"
   } <"$2"
-  { IFS= read -r origin && IFS= read -r size && IFS= read -r root; } <"$3"
+  { IFS= read -r origin && IFS= read -r size && IFS= read -r root; } <"$work/checkpoint"
   [ "$title" = c2sp.org/tlog-proof@v1 ] && number "$index" && number "$size" && [ "$index" -lt "$size" ] ||
     { fail "$2 is no proof"; exit 1; }
   at=$index last=$((size - 1)) found=$(leaf "$1")
@@ -81,20 +99,86 @@ included() (
     at=$((at >> 1)) last=$((last >> 1))
   done <"$work/path"
   [ "$last" -eq 0 ] && [ "$found" = "$root" ] || { fail "$1 is not entry $index of the log $origin"; exit 1; }
-  echo "$1 is entry $index of the $size that the checkpoint of $origin covers"
+  echo "$1 is entry $index of the $size that the checkpoint of $origin covers, with the root $root"
+  [ -z "${3-}" ] || signed "$work/checkpoint" "$3" || { fail "the checkpoint in $2 is not signed by $3"; exit 1; }
 )
 """
 """`included`; needs BASICS."""
 
-NAMED: Final = r"""
-# holds ENTRY TEXT: the entry says this; names ENTRY MEMBER FILE: the entry gives the file's SHA-256 under this name
-holds() { case $(cat "$1") in *"$2"*) ;; *) fail "$1 does not say $2" ;; esac; }
-names() {
-  sum=$(sha256sum <"$3") || return 1
-  holds "$1" "\"$2\":\"${sum%% *}\"" && echo "$3 is the $2 that $1 names"
+SUCCEEDED: Final = r"""
+# newest_key VKEY: goes from the key $vkey on to VKEY: each entry in keys/ says which key takes over, and a checkpoint
+# that the key before it signed covers that entry
+newest_key() {
+  for entry in keys/*.jsonl; do
+    [ "$vkey" != "$1" ] && [ -e "$entry" ] || break
+    line=$(cat "$entry")
+    case $line in
+      *'"action":"key.recorded","decision":"rotated","vkey":"'*"\"replaces\":\"$vkey\","*) ;;
+      *) continue ;;
+    esac
+    included "$entry" "${entry%.jsonl}.tlog-proof" "$vkey" || return 1
+    line=${line#*'"decision":"rotated","vkey":"'} && vkey=${line%%\"*} && echo "it was followed by $vkey"
+  done
+  [ "$vkey" = "$1" ] || fail "nothing here leads from the key $vkey to $1"
 }
 """
+"""`newest_key`; needs BASICS and INCLUDED."""
+
+NAMED: Final = r"""
+# holds ENTRY TEXT: the entry says this; names ENTRY TEXT FILE: the entry gives the file's SHA-256 right behind the text
+holds() { case $(cat "$1") in *"$2"*) ;; *) fail "$1 does not say $2" ;; esac; }
+names() { sum=$(sha256sum <"$3") && holds "$1" "$2\"${sum%% *}\"" && echo "$3 is the file that $1 names"; }
+"""
 """`holds` and `names`; need `fail`."""
+
+ENTRIES: Final = r"""
+# of ACTION: the entries of this action (a regular expression), the oldest first
+of() {
+  text='"([^"\\]|\\.)*"'
+  grep -aEh "^\{\"prev\":$text,\"index\":[0-9]+,\"timestamp\":$text,\"level\":$text,\"run_id\":$text,\"actor\":$text,\
+\"action\":\"($1)\"[,}]" audit/*.jsonl || [ $? -eq 1 ]
+}
+
+# governing: the SHA-256 of all that the entries which come in put or found in force
+governing() {
+  sum='"[0-9a-f]{64}"' text='"([^"\\]|\\.)*"'
+  grep -aoE "\"decisions\":\{($text:$sum,)+\"lists\":\{($text:$sum,?)*\}\}" | grep -aoE ":$sum" | cut -c 3-66 | sort -u
+}
+
+# in_force FILE: rules/ has what has the SHA-256 that stand in FILE, and nothing else
+in_force() (
+  for rule in rules/*; do
+    [ -e "$rule" ] || continue
+    sum=$(sha256sum <"$rule") && [ "$rule" = "rules/${sum%% *}" ] && echo "${sum%% *}" || echo "$rule"
+  done | sort | comm -3 --output-delimiter=+ "$1" - | {
+    odd=
+    while IFS= read -r name; do
+      case $name in
+        +*) fail "rules/ has what was not in force: ${name#+}" ;;
+        *) fail "rules/$name was in force and is not here" ;;
+      esac
+      odd=$name
+    done
+    [ -z "$odd" ]
+  }
+)
+
+# reported FILE REPORTS: runs/ and reports/ have what the entries of run.started and run.ended in FILE name. What they
+# do not name is said; a run log that they name otherwise, and one of REPORTS that they do not name, is refused
+reported() (
+  for file in runs/* reports/*; do
+    [ -e "$file" ] || continue
+    sum=$(sha256sum <"$file")
+    case $(tr '{' '\n' <"$1" | grep -aF "\"file\":\"$file\"," | tail -n 1) in
+      *"\"sha256\":\"${sum%% *}\""*) continue ;;
+      '"file":"runs/'*) fail "$file is not the one that the log names"; exit 1 ;;
+    esac
+    case " $2 " in *" $file "*) fail "$file is not the one that the log names"; exit 1 ;; esac
+    echo "no entry here names $file as it is: only the list of files vouches for it, where that is signed"
+  done
+)
+"""
+"""`of`, `governing`, `in_force` and `reported`; need `fail`."""
 
 CONSISTENT: Final = r"""
 # consistent OLD NEW PROOF: the tree of the checkpoint OLD is the beginning of the tree of NEW (RFC 9162, 2.1.4.2)

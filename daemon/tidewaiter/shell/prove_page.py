@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from tidewaiter.core.audit import PROJECTIONS
+from tidewaiter.core.audit import BATCH_COMMITTED, DECISION_RECORDED, PROJECTIONS
 from tidewaiter.core.invisible import visible
 from tidewaiter.shell import foreign_checks
 
@@ -19,9 +19,15 @@ if TYPE_CHECKING:
     from tidewaiter.shell.prove import Proved
 
 NEEDS: Final = """\
-You need a POSIX shell, GNU coreutils (sha256sum, base64, od and so on) and openssl 3; tidewaiter is not needed. Open a
-shell in this folder and run the blocks in order, each by pasting it whole. A block that finds something wrong says
-`NOT VERIFIED` or `FAILED`, and does not say what it says when all is well."""
+You need a POSIX shell, GNU coreutils (sha256sum, base64, od and so on), find, grep and openssl 3; tidewaiter is not
+needed. Open a shell in this folder and run the blocks in order, each by pasting it whole. A block that finds something
+wrong says `NOT VERIFIED` or `FAILED`, and does not say what it says when all is well. The blocks leave no file behind;
+keep notes of your own beside this folder, for a file that the list does not name is refused."""
+
+
+TAKE_KEY: Final = """\
+vkey=$(head -n 1 log.vkey) && { [ ! -s ../held.vkey ] || vkey=$(head -n 1 ../held.vkey); } &&
+echo "checking with $vkey\""""
 
 
 def page(proved: Proved) -> str:
@@ -30,9 +36,9 @@ def page(proved: Proved) -> str:
         part.strip("\n") + "\n"
         for part in (
             _opening(proved),
+            _functions(),
             _files(),
             _key(proved),
-            _functions(),
             _tree(proved),
             _input(proved),
             _rest(proved),
@@ -69,10 +75,10 @@ def _signed_by(proved: Proved) -> str:
 
 def _files() -> str:
     return """
-## 1. The files are whole
+## 2. The files are whole
 
 ```sh
-sha256sum --check --strict --quiet SHA256SUMS && echo 'all files are as listed'
+listed && echo 'all files are as listed, and there are no others'
 ```
 
 That finds damage, not deceit: whoever changes a file can change the list.
@@ -82,7 +88,7 @@ That finds damage, not deceit: whoever changes a file can change the list.
 def _key(proved: Proved) -> str:
     if not proved.checkpoint.keys:
         return """
-## 2. The key
+## 3. The key
 
 **This log has no key.** The proof shows that the entry belongs to the tree with the root in the checkpoint, and nobody
 has signed that root: compare size and root with a note of them that you trust, kept by somebody else at the time.
@@ -91,35 +97,36 @@ has signed that root: compare size and root with a note of them that you trust, 
 vkey=
 ```
 """
-    return """
-## 2. The key
+    return f"""
+## 3. The key
 
 A key that lies in this folder shows nothing: whoever makes up a folder makes up a key. **Compare `log.vkey` with the
-verifier key of this log that you were given before**, on another way, or put that one in its place:
+verifier key of this log that you were given before**, on another way. Where that one is in the file `../held.vkey`, it
+is the one that is used. If the log changed its key since, ask for a bundle: its page leads from one key to the next.
 
 ```sh
-vkey=$(head -n 1 log.vkey) && echo "checking with $vkey"
+{TAKE_KEY}
 ```
 """
 
 
 def _functions() -> str:
     return f"""
-## 3. The functions
+## 1. The functions
 
 They follow RFC 6962 and the C2SP specifications signed-note, tlog-checkpoint and tlog-proof. Read them, or compare them
 with a copy that you have: they are the same for every flag, and whoever makes up a folder can make up this page too.
 
 ```sh
-{(foreign_checks.BASICS + foreign_checks.INCLUDED + foreign_checks.NAMED).strip()}
+{(foreign_checks.BASICS + foreign_checks.LISTED + foreign_checks.INCLUDED + foreign_checks.NAMED).strip()}
 ```
 """
 
 
 def _tree(proved: Proved) -> str:
-    signed = """ && signed "$out/checkpoint" "$vkey\"""" if proved.checkpoint.keys else ""
+    signed = ' "$vkey"' if proved.checkpoint.keys else ""
     checks = [
-        f'included {name}.jsonl {name}.tlog-proof "$out/checkpoint"{signed}'
+        f"included {name}.jsonl {name}.tlog-proof{signed}"
         for name in ("entry", "batch", "decision")
         if f"{name}.jsonl" in proved.files
     ]
@@ -127,15 +134,14 @@ def _tree(proved: Proved) -> str:
     if proved.checkpoint.witnesses:
         witness = f"""
 The checkpoint carries signatures under other names: {cell(", ".join(proved.checkpoint.witnesses))}. Where you hold the
-verifier key of one of them, `signed "$out/checkpoint" VKEY` checks it: then the log is the one which that witness saw.
+verifier key of one of them, `included entry.jsonl entry.tlog-proof VKEY` checks it: then the log is the one which that
+witness saw.
 """
     return f"""
 ## 4. The entries are in the log
 
 ```sh
-out=$(mktemp -d) &&
-{_all_of(checks)} &&
-cat "$out/checkpoint"
+{_all_of(checks)}
 ```
 {witness}"""
 
@@ -147,6 +153,7 @@ def _input(proved: Proved) -> str:
     checks = [
         shlex.join(["holds", "entry.jsonl", record]),
         f"""holds entry.jsonl '"offset":{found.offset},'""",
+        f"""holds batch.jsonl '"action":"{BATCH_COMMITTED}","cause":"{batch.cause}",'""",
         f"""holds batch.jsonl '"start":{batch.position.start},'""",
         f"""holds batch.jsonl '"first":{batch.first},"offset":{batch.offset},"sha256":"{batch.sha256}","counts":'""",
     ]
@@ -156,7 +163,7 @@ The event stands at byte {found.offset} of the stream, and the batch covers byte
 """
     if "slice.jsonl" in proved.files:
         checks += [
-            "names batch.jsonl sha256 slice.jsonl",
+            f"""names batch.jsonl '"first":{batch.first},"offset":{batch.offset},"sha256":' slice.jsonl""",
             f"tail -c +{found.offset - first + 1} slice.jsonl | head -n 1",
         ]
         text += "`slice.jsonl` holds these bytes; the last line printed is the event.\n"
@@ -164,7 +171,16 @@ The event stands at byte {found.offset} of the stream, and the batch covers byte
         text += f"""They are not in this folder. If you get them from elsewhere, their SHA-256 must be
 `{batch.sha256}`.
 """
-    named = [shlex.join(["names", "batch.jsonl", _json(member)[1:-1], file]) for member, file in proved.archived]
+    decided = f'"decisions":{msgspec.json.encode(batch.decisions).decode()}'
+    entries = ["batch.jsonl"]
+    checks.append(shlex.join(["holds", "batch.jsonl", decided]))
+    if "decision.jsonl" in proved.files:
+        entries.append("decision.jsonl")
+        checks.append(f"""holds decision.jsonl '"action":"{DECISION_RECORDED}","decision":'""")
+        checks.append(shlex.join(["holds", "decision.jsonl", decided]))
+    named = [
+        shlex.join(["names", entry, f"{_json(member)}:", file]) for entry in entries for member, file in proved.archived
+    ]
     return f"""
 ## 5. The input and the rules
 
@@ -183,8 +199,10 @@ def _rest(proved: Proved) -> str:
 
 The tree's root is that of a log which holds the entry. Whether everybody was shown this log, and whether it is the same
 one as last year, a signature alone does not say: the holder of the key can sign another history. Compare with a
-checkpoint that you or a witness kept. Whether the rules give this flag for this input, `tidewaiter replay` with the
-files here recomputes.
+checkpoint that you or a witness kept.
+
+Whether the rules give this flag, this folder cannot show: what they count lies in windows that reach back further than
+the input here. Deriving it again takes the whole stream: `tidewaiter verify --replay`, where log and stream are.
 """
     ]
     if "decision.jsonl" in proved.files:

@@ -80,6 +80,7 @@ def tail(
 ) -> None:
     """Show the last entries of the audit log, one a line, and with --follow those that come.
 
+    On a terminal a line says what matters and is cut to its width; --json gives all of it.
     Reads only, takes no lock, and works while the daemon runs: a batch shows once it is complete.
     """
     import time
@@ -92,8 +93,10 @@ def tail(
     state = locate(stream, config, state_dir, stream_name).state
     with reading(state), _output(None) as write:
         entries, reader = last(state, lines, wanted)
-        form = _exact if as_json else _line
+        form = _exact if as_json else _row if sys.stdout.isatty() else _line
         _print(write, entries, form)
+        if lines and not entries and not follow:
+            _say_nothing_matches(state, wanted)
         if follow:
             _follow(write, reader, wanted, form, lambda: time.sleep(POLL_S))
 
@@ -157,19 +160,47 @@ def export(
     wanted = _wanted(begin, end, action, run, actor)
     state = locate(stream, config, state_dir, stream_name).state
     with reading(state), _output(out) as write:
-        found = (entry for entry in Reader(state).read() if wanted.takes(entry.head))
-        for piece in exported(found, form):
+        count = 0
+
+        def found() -> Iterator[Entry]:
+            nonlocal count
+            for entry in Reader(state).read():
+                if wanted.takes(entry.head):
+                    count += 1
+                    yield entry
+
+        for piece in exported(found(), form):
             write(piece)
+        if not count:
+            _say_nothing_matches(state, wanted)
+
+
+def _say_nothing_matches(state: Path, wanted: Wanted) -> None:
+    """Say on standard error what there is instead."""
+    from tidewaiter.core.invisible import visible
+    from tidewaiter.shell.audit_reading import Reader
+
+    first = last = None
+    actions: set[str] = set()
+    for entry in Reader(state).read():
+        first, last = first or entry.head, entry.head
+        actions.add(entry.head.action)
+    if first is None or last is None:
+        typer.echo("tidewaiter: nothing matches; the log has no entries yet", err=True)
+        return
+    said = f"the log has entries {first.index} to {last.index}, from {first.timestamp} to {last.timestamp}"
+    if wanted.actions - actions:
+        said += f"; their actions are {', '.join(sorted(actions))}"
+    typer.echo(visible(f"tidewaiter: nothing matches; {said}"), err=True)
 
 
 def _wanted(
     begin: str, end: str, actions: list[str] | None, runs: list[str] | None, actors: list[str] | None
 ) -> Wanted:
-    from tidewaiter.shell.audit_reading import Wanted, utc_text
+    from tidewaiter.shell.audit_reading import Wanted, period
 
     return Wanted(
-        begin=utc_text(begin, "--from") if begin else "",
-        end=utc_text(end, "--to") if end else "",
+        *period(begin, end),
         actions=frozenset(actions or ()),
         runs=frozenset(runs or ()),
         actors=frozenset(actors or ()),
@@ -236,19 +267,28 @@ def _exact(entry: Entry) -> bytes:
 
 
 def _line(entry: Entry) -> bytes:
-    """Return the entry in one row of a terminal; elsewhere nothing is cut off."""
-    import shutil
-
+    """Return the entry in one line, with nothing cut off."""
     from tidewaiter.core.invisible import visible
     from tidewaiter.shell.audit_export import details_of
 
     head = entry.head
-    text = visible(
-        f"{head.index:>8}  {head.timestamp}  {head.run_id}  {head.actor}  {head.action}  {details_of(entry)}"
-    )
-    if sys.stdout.isatty():
-        text = text[: shutil.get_terminal_size().columns - 1]
-    return text.encode() + b"\n"
+    text = f"{head.index:>8}  {head.timestamp}  {head.run_id}  {head.actor}  {head.action}  {details_of(entry)}"
+    return visible(text).encode() + b"\n"
+
+
+def _row(entry: Entry) -> bytes:
+    """Return what a person wants to know of the entry, in one row of the terminal."""
+    import shutil
+
+    from tidewaiter.core.invisible import visible
+    from tidewaiter.shell.audit_export import gist_of
+
+    head = entry.head
+    time = head.timestamp[:19].replace("T", " ")
+    by = "" if head.actor in ("daemon", "engine") else f"  by {head.actor}"
+    text = visible(f"{head.index:>8}  {time}  {head.action:<20}  {gist_of(entry)}{by}")
+    width = shutil.get_terminal_size().columns - 1
+    return (text if len(text) <= width else text[: width - 1] + "…").encode() + b"\n"
 
 
 def _picture(entry: Entry) -> bytes:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -49,53 +49,62 @@ def bundle(
     Whole audit segments, as far as a checkpoint covers them. Reads only, takes no lock, and works while the daemon
     runs. Where the log's key is named in the configuration and can be read, it signs the list of files.
     """
-    from tidewaiter.shell.audit_reading import Wanted, reading, utc_text
+    from tidewaiter.core.invisible import visible
+    from tidewaiter.shell.audit_reading import Wanted, period, reading
     from tidewaiter.shell.bundle import gather
     from tidewaiter.shell.bundle_file import write
     from tidewaiter.shell.bundle_page import page
     from tidewaiter.shell.commands.status import locate
 
     state = locate(stream, config, state_dir, stream_name).state
-    wanted = Wanted(
-        begin=utc_text(begin, "--from") if begin else "",
-        end=utc_text(end, "--to") if end else "",
-    )
+    wanted = Wanted(*period(begin, end))
     with reading(state), _bar("reading") as progress:
         gathered = gather(state, wanted, progress)
-    key, why = _key(config, gathered.keys)
+    key, why = _key(config, gathered.signer)
+    unsigned = "" if key is not None else "the key was not at hand when this was made"
+    if gathered.signer is None:
+        unsigned = why = "no key of the log signs any more" if gathered.log_keys else "the log has no key"
     with reading(state), _bar("writing") as progress:
-        write(gathered, page(gathered, signed=key is not None), key, out.absolute(), progress)
+        write(gathered, page(gathered, unsigned), key, out.absolute(), progress)
     head = gathered.newest.head
-    by = "signed by the log" if gathered.newest.keys else "[yellow]not signed[/yellow]: the log has no key"
+    by = "signed by the log" if gathered.signer is not None else f"[yellow]not signed[/yellow]: {why}"
     show(
         plain(
             f"{out}: entries {gathered.first} to {gathered.end - 1} of the log {head.origin}, {gathered.flags} flags; "
             f"the newest checkpoint, of {head.size} entries, is "
         )
         + by,
-        *([f"[yellow]note[/yellow]: the list of files is not signed: {plain(why)}"] if why else []),
         *(f"[yellow]note[/yellow]: {plain(note)}" for note in gathered.notes),
         "VERIFY.md in it says how to check it",
     )
+    if why:
+        typer.echo(f"tidewaiter: the list of files in {visible(str(out))} is not signed: {visible(why)}", err=True)
 
 
-def _key(config: Path | None, keys: list[VerifierKey]) -> tuple[SigningKey | None, str]:
-    """Return the log's newest key, where the configuration or the service manager gives it; else why not."""
+def _key(config: Path | None, signer: VerifierKey | None) -> tuple[SigningKey | None, str]:
+    """Return the private half of `signer`, where the configuration or the service manager gives it; else why not."""
     from tidewaiter.core.errors import ConfigError
     from tidewaiter.shell.evidence import signing_keys
     from tidewaiter.shell.settings import EvidencePart, Overrides
 
-    if not keys:
-        return None, "the log has no key"
+    if signer is None:
+        return None, ""
     try:
         evidence = load(config, Overrides(), need_files=False).evidence
     except ConfigError:
         evidence = EvidencePart()  # the service manager may still hand the key over
     try:
-        found = [key for key in signing_keys(evidence) if key.verifier == keys[0]]
+        found = [key for key in signing_keys(evidence) if key.verifier == signer]
     except ConfigError as error:
-        return None, str(error)
-    return (found[0], "") if found else (None, "name the configuration with the key's file: --config")
+        return None, f"{error}; {_WHERE}"
+    return (found[0], "") if found else (None, _WHERE)
+
+
+_WHERE: Final = (
+    "name the configuration with the key's file: --config; a key that systemd keeps, "
+    "/etc/credstore/tidewaiter-log-key, it hands over to what root starts with systemd-run --pipe --wait --same-dir "
+    "--property=LoadCredential=tidewaiter-log-key tidewaiter bundle …, see systemd/README.md"
+)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from __future__ import annotations
 import copy
 import datetime as dt
 import hashlib
+import itertools
 from binascii import hexlify
 from dataclasses import dataclass
 from pathlib import Path
@@ -166,6 +167,7 @@ class LogPass:
         self._decisions: Decisions | None = None
         self._time = self._latest = ""
         self._file: AuditFile | None = None
+        self._starts: list[int] = []
         self._offset_before = -1
 
     def run(self) -> None:
@@ -220,6 +222,7 @@ class LogPass:
     def _lines(self, lines: list[bytes], offset: int) -> int:
         """Take lines in order and return the offset behind them. The hot path."""
         sha256 = hashlib.sha256
+        self._starts = []
         head, index, middle, into = self.head.encode(), self.index, self._middle, self._into
         for number, line in enumerate(lines):
             opening = b'{"prev":"%b","index":%d%b' % (head, index, middle)
@@ -244,7 +247,9 @@ class LogPass:
         def at(place: int) -> int:
             if place < 0:
                 return self._offset_before
-            return offset + sum(map(len, lines[:place]))
+            if not self._starts:  # once for these lines: kinds of entries may change with every one of them
+                self._starts = [0, *itertools.accumulate(map(len, lines))]
+            return offset + self._starts[place]
 
         assert self._file is not None  # noqa: S101 - set by `run`
         path = self._file.path

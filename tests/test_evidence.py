@@ -234,6 +234,12 @@ def place_for(tmp_path: Path) -> Place:
     return Place.make(tmp_path / "witness", [log])
 
 
+def put_back(backup: Path, state: Path) -> None:
+    """Put an older copy in the place of the state directory."""
+    shutil.rmtree(state)
+    shutil.copytree(backup, state)
+
+
 def test_the_newest_checkpoint_is_cosigned_at_the_stop(settings: Settings, tmp_path: Path) -> None:
     """What a run leaves is witnessed to its last entry."""
     place = place_for(tmp_path)
@@ -256,8 +262,7 @@ def test_a_log_behind_its_witness_is_refused_and_left_alone(settings: Settings, 
         daemon.succeed(asked)
         shutil.copytree(state, tmp_path / "backup")
         daemon.succeed(asked)
-        shutil.rmtree(state)
-        shutil.copytree(tmp_path / "backup", state)
+        put_back(tmp_path / "backup", state)
         before = everything(state)
         ended = daemon.run(asked)
         assert (ended.status, "rolled back or forked" in ended.message) == (EXIT_INTEGRITY, True), ended
@@ -273,8 +278,7 @@ def test_a_fork_behind_the_witness_s_back_is_found_when_it_is_back(settings: Set
         shutil.copytree(state, tmp_path / "backup")
         daemon.succeed(witnessed(settings, place, running.url))
         running.stop()
-    shutil.rmtree(state)
-    shutil.copytree(tmp_path / "backup", state)
+    put_back(tmp_path / "backup", state)
     for _ in range(3):
         daemon.succeed(having(settings, policy=None))
     with Running(place) as running:
@@ -294,8 +298,7 @@ def test_a_rolled_back_log_is_found_though_its_newest_checkpoint_is_not_signed(
         daemon.succeed(asked)
         shutil.copytree(state, tmp_path / "backup")
         daemon.succeed(asked)
-        shutil.rmtree(state)
-        shutil.copytree(tmp_path / "backup", state)
+        put_back(tmp_path / "backup", state)
         newest = state / "tlog" / "checkpoint"
         newest.write_bytes(newest.read_bytes().partition(b"\n\n")[0] + b"\n\n")
         before = everything(state)

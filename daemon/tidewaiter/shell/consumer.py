@@ -1,8 +1,8 @@
 """The consumer task: read, evaluate, commit, in one order, until told to stop.
 
 Owns: the loop, when a snapshot is taken, how a change of configuration takes force, and what happens at the end of a
-segment, at a halt and when the disk is full. Leaves to `core.engine` the evaluation, to `edges.journal` the order of
-writes, to `edges.stream` the files, and to the supervisor who starts and stops it.
+segment and at a halt. Leaves to `core.engine` the evaluation, to `edges.journal` the order of writes, to
+`shell.persisting` a full disk, to `edges.stream` the files, and to the supervisor who starts and stops it.
 
 Invariants:
 - The engine never evaluates a piece twice: a piece that cannot be committed is committed again, not evaluated again.
@@ -25,15 +25,14 @@ from tidewaiter.core.errors import ConfigError, IntegrityRefusal, SourceHalt
 from tidewaiter.core.framing import Block, Framer, LongLine
 from tidewaiter.core.position import ClosedSegment
 from tidewaiter.core.segment_findings import StreamHalt
-from tidewaiter.edges.durable import NoSpace
 from tidewaiter.edges.inbox import waiting
 from tidewaiter.edges.logs import get_logger
 from tidewaiter.edges.stream import Data, Idle, SegmentEnd
 from tidewaiter.shell.answering import KEY, answer_requests
 from tidewaiter.shell.governing import Governing, from_settings, named
+from tidewaiter.shell.persisting import Persisting
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from concurrent.futures import Executor
 
     from tidewaiter.core.engine import Engine, Evaluation
@@ -59,8 +58,6 @@ SWEEP_KEYS: Final = 2_000
 """How many idle keys are looked at after each piece; a tenth of a millisecond."""
 REQUESTS_SECONDS: Final = 0.25
 """How often the inbox is looked into."""
-RETRY_SECONDS: Final = (0.1, 5.0)
-"""First and longest pause between attempts while the disk is full."""
 
 
 class Consumer:
@@ -98,7 +95,7 @@ class Consumer:
         self._services = services
         self._reporter = reporter
         self._snapshots = snapshots
-        self._journal_thread = journal_thread
+        self._persisting = Persisting(journal_thread, services, stop)
         self._evidence = evidence
         self._once = once
         self._cursor: SegmentCursor | None = None
@@ -106,7 +103,6 @@ class Consumer:
         self._committing: asyncio.Task[None] | None = None
         self._hot_until = 0.0
         self._rescan = False
-        self._watchdog_at = 0.0
         self._asked_at = 0.0
         self._waiting_since: tuple[str, float] | None = None
 
@@ -270,8 +266,8 @@ class Consumer:
                 committed = True
             self._journal.materialise()
 
-        await self._persist(steps)
-        self._alive()
+        await self._persisting.done(steps)
+        self._persisting.alive()
         self._reporter.committed(evaluation, self._journal.ledger)
         self._reporter.summarise(self._journal.ledger, self._stream.lag_bytes)
 
@@ -288,7 +284,7 @@ class Consumer:
     async def _idle(self, idle: Idle) -> bool:
         """Wait for more; return True when a run with `once` has reached the end."""
         await self._committed()
-        self._alive()
+        self._persisting.alive()
         if idle.busy:
             return False
         if self._once and idle.waiting_for:
@@ -340,13 +336,6 @@ class Consumer:
             log.info("stream.rotated", offset=self._journal.ledger.global_offset)
         await self._take_snapshot()
 
-    def _alive(self) -> None:
-        """Feed the watchdog after real progress or a verified idle pass, as often as it wants."""
-        now = time.monotonic()
-        if now >= self._watchdog_at:
-            self._services.watchdog()
-            self._watchdog_at = now + (self._services.watchdog_interval() or 1.0)
-
     # -- halts ---------------------------------------------------------------------------------------------------
 
     async def _halt(self, halt: Halt) -> None:
@@ -358,7 +347,7 @@ class Consumer:
             halt.reason,
         ):
             await self._record(audit.STREAM_HALTED, halt)
-        await self._persist(self._journal.write_checkpoint)
+        await self._persisting.done(self._journal.write_checkpoint)
         log.error("stream.halted", kind=halt.kind, offset=halt.offset, segment=halt.segment, reason=halt.reason)
         local = f" (byte {halt.local_offset} of the segment)" if halt.local_offset != halt.offset else ""
         raise SourceHalt(
@@ -382,7 +371,7 @@ class Consumer:
         )  # fmt: skip
         if self._journal.ledger.halt != halt:
             await self._record(audit.STREAM_HALTED, halt)
-        await self._persist(self._journal.write_checkpoint)
+        await self._persisting.done(self._journal.write_checkpoint)
         log.error("stream.halted", kind=halt.kind, offset=offset, segment=halt.segment, reason=halt.reason)
 
     def _name(self) -> str:
@@ -392,37 +381,12 @@ class Consumer:
 
     async def _record(self, action: str, members: Any) -> None:  # noqa: ANN401 - a Struct or plain members
         await self._committed()
-        await self._persist(lambda: self._journal.record(action, members))
-
-    async def _persist(self, call: Callable[[], None]) -> None:
-        """Run `call` on the journal's thread; while the disk is full, wait and try again until told to stop."""
-        loop = asyncio.get_running_loop()
-        delay, longest = RETRY_SECONDS
-        full = False
-        while True:
-            try:
-                await asyncio.shield(loop.run_in_executor(self._journal_thread, call))
-            except NoSpace as error:
-                if not full:
-                    log.error("disk.full", error=str(error))
-                full = True
-                self._services.status(f"DISK FULL: {error.message}")
-                self._alive()
-                if self.stop.is_set():
-                    raise
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(delay):
-                        await self.stop.wait()
-                delay = min(delay * 2, longest)
-            else:
-                if full:
-                    log.info("disk.recovered")
-                return
+        await self._persisting.done(lambda: self._journal.record(action, members))
 
     async def _materialised(self) -> None:
         """Wait until everything evaluated is committed, and projections and checkpoint have caught up with it."""
         await self._committed()
-        await self._persist(self._journal.materialise)
+        await self._persisting.done(self._journal.materialise)
 
     # -- between batches -----------------------------------------------------------------------------------------
 
@@ -454,7 +418,7 @@ class Consumer:
             return
         await self._materialised()
         recorded: list[str] = []
-        await self._persist(lambda: recorded.extend(answer_requests(self._disk, self._journal)))
+        await self._persisting.done(lambda: recorded.extend(answer_requests(self._disk, self._journal)))
         if KEY in recorded:
             log.info("key.recorded", keys=[key.vkey for key in self._journal.ledger.keys])
 
@@ -496,7 +460,7 @@ class Consumer:
         await self.snapshot_now()
         engine, started_empty = self.engine.successor(new.contract, new.ruleset, new.policy)
         # If we die before the entry is durable, the archive holds texts that nothing refers to, and the old goes on.
-        await self._persist(lambda: new.store(self._disk, self._journal.state))
+        await self._persisting.done(lambda: new.store(self._disk, self._journal.state))
         decision = Decision("governing", reason, new.decisions, started_empty=named(started_empty))
         await self._record(audit.DECISION_RECORDED, decision)
         self.engine, self.governing = engine, new
@@ -505,9 +469,9 @@ class Consumer:
     async def accept_state_loss(self, new: Governing, reason: str, actor: str, refusal: IntegrityRefusal) -> None:
         """Begin with empty rules' memory behind the last commit, by an operator's recorded decision."""
         self.engine, self.governing = new.engine(), new
-        await self._persist(lambda: new.store(self._disk, self._journal.state))
+        await self._persisting.done(lambda: new.store(self._disk, self._journal.state))
         decision = Decision("state_loss", reason, new.decisions, evidence={"refusal": refusal.message})
-        await self._persist(lambda: self._journal.record(audit.DECISION_RECORDED, decision, actor=actor))
+        await self._persisting.done(lambda: self._journal.record(audit.DECISION_RECORDED, decision, actor=actor))
         log.warning("decision.recorded", decision="state_loss", actor=actor, reason=reason)
         await self.snapshot_now()  # so that the next start does not need what is gone
 

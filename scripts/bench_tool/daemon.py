@@ -21,7 +21,10 @@ START_DEADLINE: Final = 300.0
 STOP_DEADLINE: Final = 120.0
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
 REPOSITORY: Final = Path(__file__).resolve().parents[2]
-_NOT_INHERITED: Final = ("INVOCATION_ID", "JOURNAL_STREAM", "NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC")
+_NOT_INHERITED: Final = (
+    "INVOCATION_ID", "JOURNAL_STREAM", "NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC",
+    "PYTHONDONTWRITEBYTECODE",  # what is installed keeps its compiled modules: starting is not compiling
+)  # fmt: skip
 _numbers: Final = count(1)
 
 

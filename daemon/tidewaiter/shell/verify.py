@@ -170,6 +170,10 @@ class _Verification:
         collector.batch, collector.decision = self._batch, self._decision
         log = LogPass(files, findings, stops=stops, projections=beside.projections(), collector=collector)
         log.run()
+        stream = self._stream()
+        done = self.ranges.bytes
+        # before the tree is waited for, which another process still computes
+        self.ranges.check(stream, log.ledger.closed, lambda count: self.watcher.add("input", count, done))
         tree = result()
         for each in tree.findings.listed:
             findings.take(each)
@@ -184,7 +188,8 @@ class _Verification:
             findings.note(
                 f"{len(log.torn)} bytes behind the last whole entry are what a crash left; the next start cuts them"
             )
-        self._input(log)
+        if self.wanted.replay:
+            self._replay(log, stream)
         return _verdict(str(state), log, tree, anchors, findings, total, self.ranges.bytes, alive=alive)
 
     def _batch(self, batch: BatchCommitted, index: int, time: str) -> None:
@@ -230,15 +235,11 @@ class _Verification:
             findings.missing("checkpoints", what, checkpoints.path / "checkpoint")
         return anchors
 
-    def _input(self, log: LogPass) -> None:
-        state, stream = self.wanted.state, self.wanted.stream
-        owner = read_owner(state)
-        if stream is None and owner is not None:
-            stream = Path(owner.path)
-        done = self.ranges.bytes
-        self.ranges.check(stream, log.ledger.closed, lambda count: self.watcher.add("input", count, done))
-        if not self.wanted.replay:
-            return
+    def _stream(self) -> Path | None:
+        owner = read_owner(self.wanted.state)
+        return Path(owner.path) if self.wanted.stream is None and owner is not None else self.wanted.stream
+
+    def _replay(self, log: LogPass, stream: Path | None) -> None:
         if any(each.check == "archive" for each in self.findings.listed):
             self.findings.note("nothing was derived again: the archived rules are not all as they were")
             return
@@ -249,7 +250,7 @@ class _Verification:
             self.watcher.add("replay", offset - reached, log.ledger.global_offset)
             reached = offset
 
-        check_replay(state, stream, log.ledger, self.timeline, self.findings, alive)
+        check_replay(self.wanted.state, stream, log.ledger, self.timeline, self.findings, alive)
 
 
 def _told(watcher: Watcher, total: int) -> Collector:

@@ -1,7 +1,7 @@
 """The audit log read once from end to end: chain, indexes, times, batches, and what they say about everything else.
 
 Owns: one streaming pass over the audit segments up to where they ended when the verification began, and what later
-rooms need of it. Leaves to `core.ledger` what the entries mean, to `edges.prefix_check` comparing projections, and to
+rooms need of it. Leaves to `core.ledger` what the entries mean, to `shell.verify_batches` the records, and to
 `shell.verify_tree` the same bytes as leaves of the tree.
 
 What is found wrong never ends the pass: it goes on as if the entry that was found had been the right one. The loop over
@@ -34,11 +34,11 @@ from tidewaiter.core.audit import (
     ProjectionSealed,
     SegmentOpened,
     read_head,
-    running_hash,
 )
-from tidewaiter.core.ledger import EMPTY_MARK, AuditMark, Ledger, units
+from tidewaiter.core.ledger import AuditMark, Ledger, units
 from tidewaiter.edges.journal import segment_name
 from tidewaiter.edges.recovery import audit_segments
+from tidewaiter.shell.verify_batches import BatchCheck, Committed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -157,7 +157,7 @@ class LogPass:
         self._recently = [f"{each:%Y-%m-%dT%H:%M:%S.%fZ}" for each in (now - RECENTLY, now + RECENTLY)]
         self._files, self._findings, self._named = files, findings, named
         self._wanted = sorted(set(stops), reverse=True)
-        self._projections = projections
+        self._batches = BatchCheck(findings, projections)
         self._collector = collector or Collector()
         self._begun = self.index == 0  # whether it is known where in the projections the records belong
         self._chained = self.index == 0
@@ -190,8 +190,7 @@ class LogPass:
         if any(self._records.values()):
             number = sum(map(len, self._records.values()))
             self._findings.note(f"the last {number} entries belong to a batch that was not committed yet")
-        if self._projections is not None:
-            self._projections.finish()
+        self._batches.finish()
 
     def _read(self, file: AuditFile, before: AuditFile | None) -> None:
         opened = False
@@ -386,30 +385,11 @@ class LogPass:
         records, self._records = self._records, {}
         if not self._begun:  # the first batch of a log whose beginning is gone: what comes next can be compared
             self._begun = True
-            if self._projections is not None:
-                self._projections.begin_at(batch.projections)
+            self._batches.begin_at(batch.projections)
             return
         assert self._file is not None  # noqa: S101 - set by `run`
-        wrong = []
-        for name in audit.PROJECTIONS:
-            bodies, mark = records.get(name), batch.projections.get(name, EMPTY_MARK)
-            old = marks.get(name, EMPTY_MARK)
-            length, digest = old.length, old.sha256
-            if bodies:
-                bodies.append(b"")
-                data = b"\n".join(bodies)
-                length, digest = length + len(data), _running_hash(digest, data)
-                if self._projections is not None:
-                    self._projections.records(name, data)
-            if (length, digest) != (mark.length, mark.sha256):
-                wrong.append((f"{name}: {length} bytes, running hash {digest}", f"{mark.length}, {mark.sha256}"))
-        if before is not None and before.totals.plus(batch.counts) != batch.totals:
-            wrong.append((f"totals {before.totals.plus(batch.counts)}", str(batch.totals)))
-        for expected, found in wrong:
-            self._findings.tampered(
-                "chain", f"entry {entry.index} (batch.committed) does not agree with the entries before it",
-                self._file.path, index=entry.index, offset=offset, expected=expected, found=found,
-            )  # fmt: skip
+        totals = None if before is None else before.totals
+        self._batches.take(Committed(self._file.path, offset, entry.index, batch, records, totals, marks))
 
     def _check_opening(self, file: AuditFile, line: bytes, before: AuditFile | None) -> None:
         """Check that a segment begins with the entry that names its predecessor, and the log."""
@@ -434,13 +414,6 @@ class LogPass:
                 "chain", "the log changes its name", file.path, index=self.index, offset=0,
                 expected=self.ledger.origin, found=opened.origin,
             )  # fmt: skip
-
-
-def _running_hash(previous: str, data: bytes) -> str:
-    try:
-        return running_hash(previous, data)
-    except ValueError:
-        return f"none, for {previous} is no digest"
 
 
 _opened: Final = msgspec.json.Decoder(SegmentOpened)

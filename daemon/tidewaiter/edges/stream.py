@@ -27,22 +27,21 @@ from tidewaiter.core.chain_of_segments import (
     Member,
     Record,
     arrange,
-    digest,
     ends_at,
     judge,
-    missing_between,
     naming_of,
     record_of,
     vanished,
 )
 from tidewaiter.core.errors import ConfigError
-from tidewaiter.core.position import ClosedSegment, Position, SegmentCursor, SegmentId
+from tidewaiter.core.position import ClosedSegment, Position, SegmentCursor
 from tidewaiter.core.segment_findings import StreamHalt, StreamRefusal
 from tidewaiter.edges import segment_files as files
 from tidewaiter.edges.committed_ranges import CommittedRanges
 from tidewaiter.edges.directory_watch import DirectoryWatch
 from tidewaiter.edges.recorded_position import locate
 from tidewaiter.edges.segment_grace import SegmentGrace
+from tidewaiter.edges.segment_hole import hole_before
 from tidewaiter.edges.stream_values import Data, Idle, Notice, SegmentEnd, StreamSettings
 from tidewaiter.edges.survey import Survey
 
@@ -470,29 +469,17 @@ class Stream:
         self._grace.entered(successor=len(later) > 1)
 
     def _across_a_gap(self, following: Member, *, final: bool) -> str:
-        """Return the name of a segment that should come first and is not there; raise once that is certain.
-
-        While a rotation renames, there is a hole in the numbers for a moment, and a listing may miss a file.
-        """
-        newest = self._survey.last_closed()
-        closed = newest[0].segment.name if newest is not None else "the beginning"
-        missing = tuple(member.file.name for member in self._lost) or missing_between(
-            newest[1] if newest is not None else None, following, self._live
-        )
-        if not missing:
+        """Return the name of a segment that should come first and is not there; raise once that is certain."""
+        hole = hole_before(following, self._survey, self._lost, self._live, self._next_start)
+        if hole is None:
             self._grace.no_hole()
             return ""
-        known = self._survey.heads().get(following.file.key)
-        if known is None:  # the last look was not finished: somebody renames
-            return following.file.name
-        head = known.data
-        behind = SegmentId(following.file.name, *following.file.key, len(head), digest(head) if head else "")
-        halt = findings.segments_missing(missing, closed, following.file.name, self._next_start, behind)
-        if findings.same_hole(self._accepted_gap, halt, head):
-            return ""
-        if self._grace.hole_is_certain(final=final):
-            raise halt
-        return missing[0]
+        if hole.halt is not None:
+            if findings.same_hole(self._accepted_gap, hole.halt, hole.head):
+                return ""
+            if self._grace.hole_is_certain(final=final):
+                raise hole.halt
+        return hole.waiting_for
 
     async def _open(self, member: Member, start: int, record: Record | None) -> None:
         """Open a file at its beginning, or at the recorded place. Raises Moved, StreamRefusal, ConfigError."""
@@ -502,19 +489,21 @@ class Stream:
             self._segment = await files.open_plain(path, member, cursor, record)
         else:
             if record is not None:
-                await self._survey.learn_heads([member])
-                probe = await self._survey.probe(member, [record])
-                if probe is None:
-                    raise files.Moved
-                head = self._survey.heads()[member.file.key].data[: record.length]
-                tail = probe.tails[record.length]
-                cursor = SegmentCursor(
-                    member.file.name, *member.file.key, start, head=head, tail=tail, offset=record.length
-                )
+                cursor = await self._recorded_cursor(member, start, record)
             raw = await files.run(files.open_raw, path, member.file.key)
             self._segment = files.CompressedSegment(member, raw, cursor)
         self._opening = self._segment.cursor.copy()
         self._grace.opened(self._segment)
+
+    async def _recorded_cursor(self, member: Member, start: int, record: Record) -> SegmentCursor:
+        """Return the cursor at the recorded place of a compressed file. Raises Moved."""
+        await self._survey.learn_heads([member])
+        probe = await self._survey.probe(member, [record])
+        if probe is None:
+            raise files.Moved
+        head = self._survey.heads()[member.file.key].data[: record.length]
+        tail = probe.tails[record.length]
+        return SegmentCursor(member.file.name, *member.file.key, start, head=head, tail=tail, offset=record.length)
 
     # -- the rest ------------------------------------------------------------------------------------------------------
 

@@ -35,7 +35,7 @@ class Committed(NamedTuple):
 
     path: Path
     offset: int
-    index: int
+    entry: int
     batch: BatchCommitted
     records: dict[str, list[bytes]]
     totals: Counts | None
@@ -83,8 +83,8 @@ class BatchCheck:
     def _settle(self, done: Future[list[tuple[Committed, str, str]]]) -> None:
         for committed, expected, found in done.result():
             self._findings.tampered(
-                "chain", f"entry {committed.index} (batch.committed) does not agree with the entries before it",
-                committed.path, index=committed.index, offset=committed.offset, expected=expected, found=found,
+                "chain", f"entry {committed.entry} (batch.committed) does not agree with the entries before it",
+                committed.path, index=committed.entry, offset=committed.offset, expected=expected, found=found,
             )  # fmt: skip
 
     def _checked(self, gathered: list[Committed]) -> list[tuple[Committed, str, str]]:

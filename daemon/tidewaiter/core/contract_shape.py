@@ -156,7 +156,7 @@ def schema_of(shape: Shape, *, additional: bool) -> dict[str, Any]:
             properties[key] = schema_of(member, additional=additional)
             continue
         properties[key] = msgspec.json.schema(field_type(member))
-        if member.kind == "money":
+        if member.kind in ("money", "decimal"):
             properties[key]["multipleOf"] = float(f"1e-{member.scale}")
     return {
         "type": "object",

@@ -4,9 +4,9 @@ Owns: which constructs there are and the limits on size and depth. Leaves to `ch
 types fit. The Python grammar is used for its familiar precedence only; the text is never compiled or run.
 
 Allowed: and, or, not; == != < <= > >= (chains too); + - * %; `in` and `not in` a list of constants or `list.name`;
-names; `p.name`; `a.name`; whole and decimal numbers, quoted texts, true and false. All else is refused by the
-fall-through, so that a construct that a later Python adds is refused too. Backslashes, control characters and non-ASCII
-names are refused, so that a text means what it shows.
+names; `p.name`; `a.name`; whole and decimal numbers, quoted texts, true and false; calls of functions where the caller
+has any. All else is refused by the fall-through, so that a construct that a later Python adds is refused too.
+Backslashes, control characters and non-ASCII names are refused, so that a text means what it shows.
 
 Also here: the texts of functions (`count`, `sum(f)`, `count(flags, of=[...])`), of durations and of reasons
 ("{near} deposits"), each with its own small grammar.
@@ -73,8 +73,8 @@ _REFUSED: Final[dict[type[ast.AST], str]] = {
 class Node:
     """One construct; `op` names it, `at` is the character of the text it begins at.
 
-    number (Fraction), text, truth, name, param, earlier, list carry `value`; compare carries its operators; listed and
-    not listed have the left side and the list as `args`; the rest have only `args`.
+    number (Fraction), text, truth, name, param, earlier, list carry `value`; compare carries its operators, call the
+    name of its function; listed and not listed have the left side and the list as `args`; the rest have only `args`.
     """
 
     op: str
@@ -108,9 +108,12 @@ def parse_number(text: str) -> Fraction | None:
     return sign * Fraction(plain) if _NUMBER.match(plain) else None
 
 
-def parse_expression(text: str, fail: Fail) -> Node:
-    """Return the tree of `text`. Raises what `fail` returns for anything that is not allowed."""
-    return _Reader(text, fail).node(_python_tree(text, fail))
+def parse_expression(text: str, fail: Fail, *, calls: bool = False) -> Node:
+    """Return the tree of `text`. Raises what `fail` returns for anything that is not allowed.
+
+    With `calls`, functions may be called with arguments in order: ``upper(country)``; the caller knows which there are.
+    """
+    return _Reader(text, fail, calls=calls).node(_python_tree(text, fail))
 
 
 def parse_duration(text: str) -> int | None:
@@ -253,8 +256,8 @@ def _character(text: str, line: int, byte: int | None, column: int = 0) -> int:
 class _Reader:
     """Turns the allowed part of a Python tree into Nodes."""
 
-    def __init__(self, text: str, fail: Fail) -> None:
-        self.text, self.fail = text, fail
+    def __init__(self, text: str, fail: Fail, *, calls: bool = False) -> None:
+        self.text, self.fail, self.calls = text, fail, calls
 
     def at(self, tree: ast.expr) -> int:
         return _character(self.text, tree.lineno, tree.col_offset)
@@ -294,6 +297,8 @@ class _Reader:
                 return Node("name", at, value=name)
             case ast.Constant():
                 return self.constant(tree, at)
+            case ast.Call(func=ast.Name() as func, args=arguments, keywords=[]) if self.calls:
+                return Node("call", at, tuple(map(self.node, arguments)), self.plain_name(func))
         raise self.refuse(tree, tree)
 
     def plain_name(self, tree: ast.Name) -> str:

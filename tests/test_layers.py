@@ -13,6 +13,7 @@ from support import REPOSITORY
 
 SOURCE = REPOSITORY / "daemon" / "tidewaiter"
 DURABLE = SOURCE / "edges" / "durable.py"
+FRAMES = SOURCE / "core" / "pipelines"  # rename() is a method of data frames there; import-linter keeps files out
 
 # Functions that make bytes or names durable, or put one name in the place of another.
 DURABLE_CALLS = {
@@ -47,7 +48,7 @@ def test_only_durable_makes_things_durable() -> None:
     offences = [
         f"{path.relative_to(REPOSITORY)}:{line}: {name}"
         for path in sorted(SOURCE.rglob("*.py"))
-        if path != DURABLE
+        if path not in (DURABLE, *FRAMES.glob("*.py"))
         for line, name in durable_calls(path.read_text(encoding="utf-8"))
     ]
     assert offences == []

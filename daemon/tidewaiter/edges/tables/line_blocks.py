@@ -1,0 +1,138 @@
+"""Text that arrives in parts, as blocks of whole lines, in bounded memory.
+
+Owns: where lines end, and lines that are longer than any record may be: of those only the beginning is kept. Leaves to
+`csv_records` records of several lines, and to `json_lines_source` what is in a line.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct
+
+from tidewaiter.core.pipelines.batches import Rejected, quoted
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator
+
+RECORD_LIMIT: Final = 1 << 20
+"""The longest record, in bytes of UTF-8, its line end included."""
+READ_STEP: Final = "read"
+"""The step of rejections on the way from text to rows."""
+_LF: Final = b"\n"
+
+
+class Fault(Struct, frozen=True):
+    """Why a piece of text is no record, and the text; a line over the limit is cut to it.
+
+    `column` and `value` say more where one value of it is to blame.
+    """
+
+    problem: str
+    text: bytes
+    column: str | None = None
+    value: str | None = None
+
+
+def rejected_record(fault: Fault, row: int) -> Rejected:
+    """Return `fault` as the rejection of record number `row`."""
+    text = fault.text.decode("utf-8", "backslashreplace")
+    value = fault.value if fault.column is not None else quoted(text)
+    return Rejected(row=row, column=fault.column, problem=fault.problem, value=value, record=text, step=READ_STEP)
+
+
+class LongLine:
+    """A line that is over the limit before its end is known. `length` counts its bytes so far, without the line end."""
+
+    def __init__(self, beginning: bytes, limit: int) -> None:
+        """Keep `limit` bytes of it."""
+        self.beginning = beginning[:limit]
+        self.length = len(beginning)
+        self.limit = limit
+
+    def end(self) -> Fault:
+        """Return it as the record that it is not."""
+        return too_long(self.beginning, self.length, self.limit)
+
+
+def too_long(beginning: bytes, length: int, limit: int) -> Fault:
+    """Return the fault of a line of `length` bytes without its line end."""
+    return Fault(f"a record of {length} bytes: more than {limit} are not read", beginning)
+
+
+def gathered(parts: Iterator[bytes], size: int) -> Generator[bytes]:
+    """Return the same bytes in parts of about `size` and more, cut at line ends where there are any.
+
+    A block of whole lines need not be copied once more to be cut.
+    """
+    held: list[bytes] = []
+    have = 0
+    for part in parts:
+        have += len(part)
+        if have < size:
+            held.append(part)
+            continue
+        end = part.rfind(_LF) + 1 or len(part)
+        held.append(part[:end])
+        whole = b"".join(held)
+        held, have = [part[end:]], len(part) - end
+        yield whole
+        del whole
+    if have:
+        yield b"".join(held)
+
+
+def lines_within(text: bytes, limit: int) -> bool:
+    """Return whether no line of `text`, which ends with the end of one, is longer than `limit`, line end included."""
+    at = 0
+    while at < len(text):  # far from looking at each: one must end within each limit after the end of another
+        at = text.rfind(_LF, at, at + limit) + 1
+        if not at:
+            return False
+    return True
+
+
+def line_blocks(parts: Iterator[bytes], size: int, limit: int = RECORD_LIMIT) -> Generator[bytes | Fault]:
+    """Return the lines of a text in order, in blocks of about `size`, each of whole lines; a Fault for one too long.
+
+    The last line gets its line end where it lacks it.
+    """
+    rest = b""
+    long: LongLine | None = None
+    for part in gathered(parts, size):
+        text = rest + part
+        if long is not None:
+            end = text.find(_LF)
+            long.length += len(text) if end < 0 else end
+            if end < 0:
+                continue
+            yield long.end()
+            long, text = None, text[end + 1 :]
+        end = text.rfind(_LF) + 1
+        if end:
+            yield from _without_long(text[:end], limit)
+        rest = text[end:]
+        if len(rest) >= limit:
+            long, rest = LongLine(rest, limit), b""
+    if long is not None:
+        yield long.end()
+    elif rest:
+        yield rest + _LF
+
+
+def _without_long(text: bytes, limit: int) -> Generator[bytes | Fault]:
+    """Return whole lines as one block, or in several, with those too long between them."""
+    if lines_within(text, limit):
+        yield text
+        return
+    begin = at = 0
+    while at < len(text):
+        end = text.index(_LF, at) + 1
+        if end - at > limit:
+            if begin < at:
+                yield text[begin:at]
+            yield too_long(text[at : at + limit], end - 1 - at, limit)
+            begin = end
+        at = end
+    if begin < at:
+        yield text[begin:at]

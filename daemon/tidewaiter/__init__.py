@@ -1,7 +1,8 @@
 """tidewaiter: a compliance stream monitor with exactly-once flags and a tamper-evident audit log.
 
 For Python programs: `AuditLogger` writes the audit log of a pipeline, `AuditReader` reads any audit file of tidewaiter,
-`AuditEntry` is what they give. What they raise beside TypeError and ValueError is here, too.
+`AuditEntry` is what they give. `LineageTracker` records what was made from what; it gives `LineageRecord`s. What they
+raise beside TypeError and ValueError is here, too.
 """
 
 from __future__ import annotations
@@ -10,9 +11,11 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from tidewaiter.core.errors import ConfigError, DurabilityError, IntegrityRefusal
+    from tidewaiter.core.lineage.records import LineageRecord
     from tidewaiter.edges.durable import NoSpace
     from tidewaiter.shell.audit_entries import AuditEntry, AuditReader
     from tidewaiter.shell.audit_logger import AuditLogger
+    from tidewaiter.shell.lineage import LineageTracker
 
 __all__ = [
     "AuditEntry",
@@ -21,6 +24,8 @@ __all__ = [
     "ConfigError",
     "DurabilityError",
     "IntegrityRefusal",
+    "LineageRecord",
+    "LineageTracker",
     "NoSpace",
     "__version__",
 ]
@@ -34,6 +39,8 @@ _HOMES = {
     "ConfigError": "core.errors",
     "DurabilityError": "core.errors",
     "IntegrityRefusal": "core.errors",
+    "LineageRecord": "core.lineage.records",
+    "LineageTracker": "shell.lineage",
     "NoSpace": "edges.durable",
 }
 

@@ -6,9 +6,7 @@ and to `shell.audit_export` the formats.
 
 from __future__ import annotations
 
-import os
 import sys
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, Literal
 
@@ -20,6 +18,7 @@ from tidewaiter.shell.commands.options import (
     StateDirOption,
     StreamNameOption,
 )
+from tidewaiter.shell.commands.output import output
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -91,7 +90,7 @@ def tail(
 
     wanted = _wanted(begin, end, action, run, actor)
     state = locate(stream, config, state_dir, stream_name).state
-    with reading(state), _output(None) as write:
+    with reading(state), output(None) as write:
         entries, reader = last(state, lines, wanted)
         form = _exact if as_json else _row if sys.stdout.isatty() else _line
         _print(write, entries, form)
@@ -119,7 +118,7 @@ def show(
     from tidewaiter.shell.flag_search import the_flag
 
     state = locate(stream, config, state_dir, stream_name).state
-    with reading(state), _output(None) as write:
+    with reading(state), output(None) as write:
         segments_of(state)
         if which.isascii() and which.isdigit():
             entry = entry_at(state, int(which))
@@ -159,7 +158,7 @@ def export(
 
     wanted = _wanted(begin, end, action, run, actor)
     state = locate(stream, config, state_dir, stream_name).state
-    with reading(state), _output(out) as write:
+    with reading(state), output(out) as write:
         count = 0
 
         def found() -> Iterator[Entry]:
@@ -205,39 +204,6 @@ def _wanted(
         runs=frozenset(runs or ()),
         actors=frozenset(actors or ()),
     )
-
-
-@contextmanager
-def _output(out: Path | None) -> Iterator[Callable[[bytes], object]]:
-    """Give what writes to a new file or to standard output, where a reader that goes away ends the command quietly."""
-    if out is not None:
-        from tidewaiter.shell.new_file import new_file
-
-        with new_file(out, "--out") as file:
-            yield file.write
-        return
-    try:
-        yield _to_stdout
-        _to_stdout(b"")
-    except BrokenPipeError:
-        # what is still buffered has nowhere to go, at the interpreter's end neither
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _to_stdout(data: bytes) -> None:
-    """Write; without data, see to it that all is written. Raises BrokenPipeError, ConfigError."""
-    from tidewaiter.core.errors import ConfigError
-
-    try:
-        if data:
-            sys.stdout.buffer.write(data)
-        else:
-            sys.stdout.flush()
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise ConfigError(f"standard output: {error.strerror}", hint="free some space, or name another file") from error
 
 
 def _print(write: Callable[[bytes], object], entries: Iterable[Entry], form: Callable[[Entry], bytes]) -> None:

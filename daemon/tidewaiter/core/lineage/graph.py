@@ -1,0 +1,265 @@
+"""The graph in memory: numbered nodes and records, and the ways through them.
+
+Owns: the numbering, who made what from what, and traversals in an order that is always the same. Leaves to
+`core.lineage.impact` what a traversal means to a person, to `edges.lineage_file` where records come from.
+
+Nodes and records are numbered in the order in which they were first seen. The records into a node, and out of it, are
+chains of numbers in arrays: `_into[node]` is the newest record, `_into_older[record]` the one before it, -1 the end;
+so a record costs four bytes in each direction. Adding only takes a record's id; the first question after it numbers and
+links what is new, in one go.
+
+Nothing recurses, and every node is visited once: neither depth nor a circle (a file that was updated in place, with the
+same hash or by way of others) can trap a question.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections import defaultdict
+from itertools import chain, count, islice
+from operator import attrgetter
+from typing import TYPE_CHECKING, Final
+
+from tidewaiter.core.lineage.ordering import in_order
+from tidewaiter.core.lineage.records import EDGE_KINDS, FOLLOWED, again, whole_of
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Iterator
+
+    from tidewaiter.core.lineage.records import EdgeKind, LineageRecord, Node
+
+_NONE: Final = -1
+_ID: Final = attrgetter("lineage_id")
+_ENDS: Final = attrgetter("source", "destination")
+_EDGE: Final = attrgetter("edge")
+_NUMBER_OF: Final[dict[str, int]] = {kind: number for number, kind in enumerate(EDGE_KINDS)}
+
+
+class LineageGraph:
+    """Records, found by id and by place, and followed in both directions. Not for several threads at once."""
+
+    def __init__(self) -> None:
+        """Start empty."""
+        self.records: list[LineageRecord] = []
+        self._record_numbers: dict[str, int] = {}
+        self._repeated: dict[str, int] = {}
+        # what only `_index` changes
+        self._nodes: list[Node] = []
+        self._node_numbers: defaultdict[Node, int] = defaultdict(count().__next__)
+        self._source = array("i")
+        self._destination = array("i")
+        self._kind = bytearray()
+        self._into = array("i")
+        self._into_older = array("i")
+        self._out_of = array("i")
+        self._out_of_older = array("i")
+        self._at: dict[str, list[int]] = {}
+        self._located = 0
+
+    # -- adding ----------------------------------------------------------------------------------------------------
+
+    def add(self, records: Iterable[LineageRecord]) -> int:
+        """Add records in their order and return how many were new: one whose id is known is the same record."""
+        new = list(records)
+        known = self._record_numbers
+        numbers = dict(zip(map(_ID, new), count(len(known)), strict=False))
+        if len(numbers) != len(new) or not known.keys().isdisjoint(numbers):
+            first = {record.lineage_id: record for record in reversed(new)}
+            new = [record for record in new if record is first[record.lineage_id] and record.lineage_id not in known]
+            numbers = dict(zip(map(_ID, new), count(len(known)), strict=False))
+        if known:
+            known.update(numbers)
+        else:  # spares the copy of a whole file's ids
+            self._record_numbers = numbers
+        self.records += new
+        return len(new)
+
+    def add_one(self, record: LineageRecord) -> None:
+        """Add a record with an id that is known to be free."""
+        self._record_numbers[record.lineage_id] = len(self.records)
+        self.records.append(record)
+
+    def _index(self) -> None:
+        """Number and link the records that were added since."""
+        begin = len(self._source)
+        if begin == len(self.records):
+            return
+        new = self.records[begin:] if begin else self.records
+        # loops in C: a defaultdict numbers each node when it is first looked up
+        ends = array("i", map(self._node_numbers.__getitem__, chain.from_iterable(map(_ENDS, new))))
+        self._nodes += islice(self._node_numbers, len(self._nodes), None)
+        unlinked = array("i", [_NONE]) * (len(self._nodes) - len(self._into))
+        self._into += unlinked
+        self._out_of += unlinked
+        self._kind += bytes(map(_NUMBER_OF.__getitem__, map(_EDGE, new)))
+        self._source += ends[0::2]
+        self._destination += ends[1::2]
+        for newest, older, end in (
+            (self._into, self._into_older, ends[1::2]),
+            (self._out_of, self._out_of_older, ends[0::2]),
+        ):
+            link = older.append
+            for number, node in enumerate(end, begin):
+                link(newest[node])
+                newest[node] = number
+
+    def free_id(self, lineage_id: str) -> str:
+        """Return `lineage_id`, or that of the next repetition where it is taken."""
+        if lineage_id not in self._record_numbers:
+            return lineage_id
+        number = self._repeated.get(lineage_id, 2)
+        while again(lineage_id, number) in self._record_numbers:
+            number += 1
+        self._repeated[lineage_id] = number
+        return again(lineage_id, number)
+
+    # -- finding ---------------------------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def record(self, lineage_id: str) -> LineageRecord | None:
+        """Return the record with this id."""
+        number = self._record_numbers.get(lineage_id)
+        return None if number is None else self.records[number]
+
+    @property
+    def nodes(self) -> list[Node]:
+        """Every node, by its number."""
+        self._index()
+        return self._nodes
+
+    def at(self, location: str, hash_: str | None = None) -> list[int]:
+        """Return the nodes at a location, or with this hash there, in their order; parts belong to their file."""
+        nodes = self.nodes
+        for number in range(self._located, len(nodes)):
+            node = nodes[number]
+            self._at.setdefault(node.location, []).append(number)
+            if (whole := whole_of(node)) != node.location:
+                self._at.setdefault(whole, []).append(number)
+        self._located = len(nodes)
+        return [number for number in self._at.get(location, ()) if hash_ is None or nodes[number].hash == hash_]
+
+    def locations(self) -> Collection[str]:
+        """Return every location, each once, in the order in which they were first seen."""
+        self.at("")
+        return self._at.keys()
+
+    def from_nodes(self, nodes: Iterable[int]) -> list[LineageRecord]:
+        """Return the records whose source is one of these nodes, in their order."""
+        self._index()
+        return self._sorted(number for node in nodes for number in self._chain(self._out_of[node], self._out_of_older))
+
+    def to_nodes(self, nodes: Iterable[int]) -> list[LineageRecord]:
+        """Return the records whose destination is one of these nodes, in their order."""
+        self._index()
+        return self._sorted(number for node in nodes for number in self._chain(self._into[node], self._into_older))
+
+    def ends(self, record: LineageRecord) -> tuple[int, int]:
+        """Return the numbers of a record's source and destination."""
+        self._index()
+        return self._node_numbers[record.source], self._node_numbers[record.destination]
+
+    def numbers(self, records: Iterable[LineageRecord | None]) -> Iterator[int]:
+        """Yield the numbers of these records."""
+        return (self._record_numbers[record.lineage_id] for record in records if record is not None)
+
+    def _sorted(self, numbers: Iterable[int]) -> list[LineageRecord]:
+        return [self.records[number] for number in sorted(set(numbers))]
+
+    @staticmethod
+    def _chain(newest: int, older: array[int]) -> Iterator[int]:
+        while newest >= 0:
+            yield newest
+            newest = older[newest]
+
+    # -- following -------------------------------------------------------------------------------------------------
+
+    def upstream(self, start: Iterable[int], edges: Collection[EdgeKind] = FOLLOWED) -> Reached:
+        """Follow the edges of these kinds backwards, from the nodes of `start` to all they were made from."""
+        return self._follow(start, edges, self._into, self._into_older, self._source)
+
+    def downstream(self, start: Iterable[int], edges: Collection[EdgeKind] = FOLLOWED) -> Reached:
+        """Follow the edges of these kinds forwards, from the nodes of `start` to all that was made from them."""
+        return self._follow(start, edges, self._out_of, self._out_of_older, self._destination)
+
+    def path(self, start: Iterable[int], goal: Iterable[int], edges: Collection[EdgeKind] = FOLLOWED) -> list[int]:
+        """Return the records of a shortest way forwards from `start` to `goal`, none where there is none.
+
+        Of several, the one that leaves each node by the oldest record. The way from a node to itself is empty.
+        """
+        self._index()
+        goals = set(goal)
+        allowed = self._allowed(edges)
+        came: dict[int, int] = dict.fromkeys(start, _NONE)
+        nodes = list(came)
+        for node in nodes:
+            if node in goals:
+                return self._back(node, came)
+            for number in reversed(list(self._chain(self._out_of[node], self._out_of_older))):
+                other = self._destination[number]
+                if allowed[self._kind[number]] and other not in came:
+                    came[other] = number
+                    nodes.append(other)
+        return []
+
+    def _back(self, node: int, came: dict[int, int]) -> list[int]:
+        way = []
+        while (number := came[node]) >= 0:
+            way.append(number)
+            node = self._source[number]
+        return way[::-1]
+
+    @staticmethod
+    def _allowed(edges: Collection[EdgeKind]) -> list[bool]:
+        return [kind in edges for kind in EDGE_KINDS]
+
+    def _follow(
+        self, start: Iterable[int], edges: Collection[EdgeKind], newest: array[int], older: array[int], end: array[int]
+    ) -> Reached:
+        """Visit all that can be reached, nearest first, with the records on the way."""
+        self._index()
+        allowed = self._allowed(edges)
+        kinds = self._kind
+        distance = dict.fromkeys(sorted(set(start)), 0)
+        steps: dict[int, list[int]] = {}
+        leads: dict[int, list[int]] = {}
+        nodes = list(distance)
+        for node in nodes:  # grows while it is gone through
+            found = []
+            number = newest[node]
+            while number >= 0:
+                if allowed[kinds[number]]:
+                    found.append(number)
+                number = older[number]
+            found.reverse()
+            steps[node] = found
+            leads[node] = others = [end[number] for number in found]
+            farther = distance[node] + 1
+            for other in others:
+                if other not in distance:
+                    distance[other] = farther
+                    nodes.append(other)
+        return Reached(distance, steps, in_order(distance, leads), end)
+
+
+class Reached:
+    """What a traversal found: `nodes` in their order, the start first, and the records by the node they were found at.
+
+    A node comes behind all through which it was reached, except within a circle; of what is left open, the nearest
+    and then the oldest is first. `distance` is in edges, by the shortest way.
+    """
+
+    def __init__(
+        self, distance: dict[int, int], steps: dict[int, list[int]], nodes: list[int], end: array[int]
+    ) -> None:
+        """`steps` are the records of each node on the way on, oldest first; `end[record]` is where that leads."""
+        self.nodes = nodes
+        self.distance = distance
+        self.steps = steps
+        self.end = end
+
+    def records(self) -> list[int]:
+        """Return the records on the way, nearest first: each behind all through which it was reached."""
+        steps = self.steps
+        return [number for node in self.nodes for number in steps[node]]

@@ -43,6 +43,7 @@ RUN_STARTED: Final = "run.started"
 RUN_ENDED: Final = "run.ended"
 KEY_RECORDED: Final = "key.recorded"
 SNAPSHOT_RECORDED: Final = "snapshot.recorded"
+LINEAGE_EMITTED: Final = "lineage.emitted"
 IDLE: Final = "audit.idle"
 TAIL_CUT: Final = "audit.tail_cut"
 PREV_AT: Final = len(b'{"prev":"')
@@ -222,6 +223,27 @@ class SnapshotRecorded(Struct, frozen=True):
 
     document: Document
     entries: int
+
+
+class LineageEmitted(Struct, frozen=True):
+    """An OpenLineage event that was written: the line [`first`, `first` + `length`) of lineage.jsonl and its parts.
+
+    `sha256` (hex) is of the line, newline included; the open part begins at `base`. `event` is START, RUNNING, COMPLETE
+    or FAIL, `run` the UUID of the run it is about, `about` what the audit log calls that run.
+    """
+
+    event: str
+    run: str
+    about: str
+    base: int
+    first: int
+    length: int
+    sha256: str
+
+    @property
+    def end(self) -> int:
+        """Where the next line begins."""
+        return self.first + self.length
 
 
 class ProjectionSealed(Struct, frozen=True):

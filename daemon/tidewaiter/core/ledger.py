@@ -24,6 +24,7 @@ from tidewaiter.core.audit import (
     Decisions,
     Halt,
     KeyRecorded,
+    LineageEmitted,
     ProjectionMark,
     ProjectionSealed,
     SegmentOpened,
@@ -56,7 +57,8 @@ class Ledger(Struct):
     are the segments that ended; `next_start` is where the next segment begins globally, set between two segments.
     `gap_accepted` is the evidence of the gap that an operator decided to go over, until something behind it was read.
     `insufficient` are the sums of what the batches count under this name. `origin` is the log's name, `keys` what
-    became of the keys that sign it, `answered` the last request of the inbox that was decided.
+    became of the keys that sign it, `answered` the last request of the inbox that was decided, `lineage` the last
+    OpenLineage event.
     """
 
     index: int = 0
@@ -75,6 +77,7 @@ class Ledger(Struct):
     origin: str = ""
     keys: list[KeyInForce] = []
     answered: str | None = None
+    lineage: LineageEmitted | None = None
 
     @property
     def position(self) -> Position | None:
@@ -130,6 +133,8 @@ class Ledger(Struct):
                 self.origin = members.origin or self.origin
             case Halt():
                 self.halt = members
+            case LineageEmitted():
+                self.lineage = members
             case ClosedSegment() if action == audit.SEGMENT_CLOSED:
                 self.closed = [*self.closed, members]
                 self.next_start = members.start + members.length
@@ -167,6 +172,7 @@ _MEANINGFUL: Final[dict[str, msgspec.json.Decoder[Any]]] = {
     audit.PROJECTION_SEALED: msgspec.json.Decoder(ProjectionSealed),
     audit.KEY_RECORDED: msgspec.json.Decoder(KeyRecorded),
     audit.SEGMENT_OPENED: msgspec.json.Decoder(SegmentOpened),
+    audit.LINEAGE_EMITTED: msgspec.json.Decoder(LineageEmitted),
 }
 
 

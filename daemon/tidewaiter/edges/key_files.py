@@ -47,12 +47,14 @@ def refuse_key_itself(where: str, value: object) -> None:
         raise ConfigError(f"{where}: is a private key itself", hint=KEY_ITSELF_HINT)
 
 
-def find_key_file(configured: Path | None, environment: Mapping[str, str] = os.environ) -> Path | None:
-    """Return where the keys are: the `configured` file, else the credential where systemd passed one, else None."""
+def find_key_file(
+    configured: Path | None, environment: Mapping[str, str] = os.environ, *, name: str = CREDENTIAL
+) -> Path | None:
+    """Return where a key is: the `configured` file, else the credential `name` where systemd passed it, else None."""
     if configured is not None:
         return configured
     directory = environment.get(CREDENTIALS_VARIABLE)
-    credential = Path(directory) / CREDENTIAL if directory else None
+    credential = Path(directory) / name if directory else None
     return credential if credential is not None and os.path.lexists(credential) else None
 
 
@@ -124,6 +126,16 @@ def _parsed(path: Path, *, credential: bool) -> list[tuple[str, SigningKey | Non
 
 
 def _read(path: Path, *, credential: bool) -> bytes:
+    hint = "replace it: a log's key with tidewaiter keys rotate, a witness with a new one"
+    return read_closed(path, "private key", credential=credential, hint=hint)
+
+
+def read_closed(path: Path, what: str, *, credential: bool, hint: str) -> bytes:
+    """Return the content of a file that holds a secret, a `what`; `hint` says what to do where others could read it.
+
+    `credential`: systemd made the file, as `is_credential` tells. Raises ConfigError where somebody else than the owner
+    can get at it.
+    """
     refuse_key_itself("the key file's name", path)
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -139,9 +151,8 @@ def _read(path: Path, *, credential: bool) -> bytes:
         others = stat.S_IRWXO if credential else stat.S_IRWXG | stat.S_IRWXO
         if status.st_mode & others:
             raise ConfigError(
-                f"{path}: others can get at the private key (mode {stat.S_IMODE(status.st_mode):04o})",
-                hint=f"chmod 600 {path}; if somebody may have read it, replace it: a log's key with "
-                "tidewaiter keys rotate, a witness with a new one",
+                f"{path}: others can get at the {what} (mode {stat.S_IMODE(status.st_mode):04o})",
+                hint=f"chmod 600 {path}; if somebody may have read it, {hint}",
             )
         data = os.read(fd, MAX_BYTES + 1)
     except OSError as error:

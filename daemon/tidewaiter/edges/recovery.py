@@ -233,7 +233,7 @@ class _Reading:
                         self.timeline.append((unit.index - 1, decision))
                 action, line = unit.entries[-1]
                 self.sealed_last = _sealed.decode(line) if action == audit.PROJECTION_SEALED else None
-                self.closed_last = action == audit.RUN_ENDED
+                self.closed_last = action == audit.RUN_ENDED or (self.closed_last and action == audit.LINEAGE_EMITTED)
                 offset += unit.size
                 self.mark = AuditMark(path.name, offset, unit.index, unit.head)
                 self._meet(self.mark)

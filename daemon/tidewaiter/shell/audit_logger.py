@@ -52,7 +52,7 @@ _RESERVED: Final = frozenset(
     {
         *audit.PROJECTIONS.values(), audit.BATCH_COMMITTED, audit.DECISION_RECORDED, audit.STREAM_HALTED,
         audit.SEGMENT_CLOSED, audit.PROJECTION_SEALED, audit.RUN_STARTED, audit.RUN_ENDED, audit.KEY_RECORDED,
-        audit.SNAPSHOT_RECORDED,
+        audit.SNAPSHOT_RECORDED, audit.LINEAGE_EMITTED,
     }
 )  # fmt: skip
 """Actions that mean something to the daemon and to `verify`; so do all that begin with ``audit.``."""

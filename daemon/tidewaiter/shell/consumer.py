@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from tidewaiter.edges.stream import Stream
     from tidewaiter.edges.waker import Waker
     from tidewaiter.shell.evidence import Evidence
+    from tidewaiter.shell.openlineage_stream import StreamLineage
     from tidewaiter.shell.reporting import Reporter
     from tidewaiter.shell.settings import Settings
     from tidewaiter.shell.snapshotting import Snapshotting
@@ -78,6 +79,7 @@ class Consumer:
         snapshots: Snapshotting,
         journal_thread: Executor,
         evidence: Evidence,
+        lineage: StreamLineage,
         stop: asyncio.Event,
         reload: asyncio.Event,
         once: bool,
@@ -97,6 +99,7 @@ class Consumer:
         self._snapshots = snapshots
         self._persisting = Persisting(journal_thread, services, stop)
         self._evidence = evidence
+        self._lineage = lineage
         self._once = once
         self._cursor: SegmentCursor | None = None
         self._framer: Framer | None = None
@@ -330,6 +333,7 @@ class Consumer:
         cursor = self._cursor
         assert cursor is not None  # noqa: S101 - just set
         await self._record(audit.SEGMENT_CLOSED, end.closed)
+        await self._persisting.done(lambda: self._lineage.graph.segment_ended(self._journal))
         log.info("segment.closed", segment=cursor.name, start=cursor.start, length=end.length)
         self._cursor = self._framer = None
         if not self._once:
@@ -408,6 +412,9 @@ class Consumer:
             await self._answer_requests()
         if self._evidence.idle:
             await self._record(audit.IDLE, {"offset": self._journal.ledger.global_offset})
+        if self._lineage.due(self._journal.ledger):
+            await self._committed()
+            await self._persisting.done(lambda: self._lineage.running(self._journal))
         if self._snapshots.due(self._journal.ledger, self.engine):
             await self._take_snapshot()
         await self._record_snapshots()

@@ -76,8 +76,9 @@ def replay_settings(streams: Sequence[Path], config: Path | None, overrides: Ove
         settings = replace(settings, stream=part)
     else:
         check_stream_readable(settings, replay=True)
-    # a replay is no part of the log: signed with its key, under its name, it would be a fork of it
-    settings = replace(settings, evidence=EvidencePart(signed=False))
+    # a replay is no part of the log: signed with its key, under its name, it would be a fork of it; nor is it a run
+    # of the job that others are told about
+    settings = replace(settings, evidence=EvidencePart(signed=False), openlineage=None)
     _refuse_live(out, _live_states(config, streams[0], overrides.stream_name))
     check_state_usable(out, settings.stream.name, replay=True)
     return ReplaySettings(**{part.name: getattr(settings, part.name) for part in fields(settings)})

@@ -1,7 +1,7 @@
 """What a run leaves for its readers: ``runs/run_<run_id>.json`` and ``reports/validation_report.json``.
 
 Owns: the contents of both documents and the closing of runs that crashed. Leaves to the consumer the figures. Neither
-file is ever read back to decide anything but which run crashed.
+file is ever read back to decide anything but which run crashed, and what is told of it to the lineage.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 from msgspec import Struct
 
-from tidewaiter.core.audit import UNREADABLE, Counts, Document
+from tidewaiter.core.audit import PROJECTIONS, UNREADABLE, Counts, Document
 from tidewaiter.core.errors import DurabilityError
 
 if TYPE_CHECKING:
@@ -28,11 +28,20 @@ MOST_AT_ONCE: Final = 100
 """How many run logs of crashed runs a start closes; their names and digests stand in its ``run.started``."""
 
 
+class Traced(Struct, frozen=True):
+    """Where the stream and its projections stood when a run's lineage was last told: bytes and totals."""
+
+    offset: int
+    totals: Counts
+    lengths: dict[str, int]
+
+
 class RunLog(Struct):
     """One run of the daemon. Offsets are global stream bytes; counts are of this run alone.
 
     `closed_at` is when a later start found that the run had crashed; `ended_at` is then the time of its last commit,
-    where that is known. `totals_at_start` are what the counts of a crashed run are reckoned from.
+    where that is known. `totals_at_start` are what the counts of a crashed run are reckoned from, `traced` is what its
+    lineage goes on from.
     """
 
     run_id: str
@@ -58,6 +67,7 @@ class RunLog(Struct):
     totals_at_start: Counts | None = None
     flags_suppressed: int = 0
     flags_shadowed: int = 0
+    traced: Traced | None = None
 
 
 class RunRecord:
@@ -79,6 +89,11 @@ class RunRecord:
     def open(self) -> None:
         """Write the run log as ``running``. If we die after this, the next start closes it as ``failed``."""
         _put(self._disk, self._state, self.path, self.log)
+
+    def trace(self, ledger: Ledger) -> None:
+        """Note that the run's lineage is told up to here; `open` or `close` writes it."""
+        lengths = {name: ledger.mark(name).length for name in PROJECTIONS}
+        self.log.traced = Traced(ledger.global_offset, ledger.totals, lengths)
 
     def close(self, ledger: Ledger, ended_at: str, policy: Policy | None, error: str | None) -> list[Document]:
         """Write the run log as ``success`` or ``failed``, and the validation report; return what they are now.
@@ -153,9 +168,8 @@ def close_crashed_runs(
     """
     crashed: list[tuple[Path, RunLog]] = []
     for path in sorted((state / "runs").glob("run_*.json")):
-        try:
-            log = msgspec.json.decode(path.read_bytes(), type=RunLog)
-        except UNREADABLE:
+        log = _read(path)
+        if log is None:
             continue  # not ours, or torn by hand; a record for people is no reason to refuse
         if log.status != "running" and log.run_id != ledger.open_run:
             continue
@@ -173,6 +187,18 @@ def close_crashed_runs(
         except DurabilityError as error:
             raise type(error)(f"{path}: {error.message}", hint=error.hint) from error
     return [log.run_id for _, log in crashed], documents
+
+
+def read_run_log(state: Path, run_id: str) -> RunLog | None:
+    """Return the log of a run, None where it is not there or cannot be read."""
+    return _read(state / "runs" / f"run_{run_id}.json")
+
+
+def _read(path: Path) -> RunLog | None:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=RunLog)
+    except (FileNotFoundError, *UNREADABLE):
+        return None
 
 
 def _tell_what_was_committed(log: RunLog, ledger: Ledger, last_commit: EntryHead | None) -> None:

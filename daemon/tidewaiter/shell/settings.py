@@ -23,6 +23,7 @@ from tidewaiter.core.screening import Policy
 
 if TYPE_CHECKING:
     from tidewaiter.edges.stream import StreamSettings
+    from tidewaiter.shell.openlineage_settings import OpenLineagePart
 
 _MINUTE: Final = 60_000_000
 _EVIDENCE: Final = ("origin", "key", "policy")
@@ -207,6 +208,7 @@ class Settings:
     log: LogPart = LogPart()
     evidence: EvidencePart = EvidencePart()
     producer: ProducerPart | None = None
+    openlineage: OpenLineagePart | None = None
     file: Path | None = None
     overrides: Overrides = Overrides()
     directory: Path = Path()  # the current directory at the first loading
@@ -256,4 +258,5 @@ def changed_until_restart(old: Settings, new: Settings) -> list[str]:
     pairs.extend((f"log.{key}", getattr(old.log, key), getattr(new.log, key)) for key in ("level", "stderr"))
     pairs.extend((f"evidence.{key}", getattr(old.evidence, key), getattr(new.evidence, key)) for key in _EVIDENCE)
     pairs.append(("producer", old.producer, new.producer))
+    pairs.append(("openlineage", old.openlineage, new.openlineage))
     return [key for key, one, two in pairs if one != two]

@@ -21,6 +21,7 @@ from tidewaiter.core.money_flow_generator import MAX_USERS, PROFILES
 from tidewaiter.core.screening import Policy
 from tidewaiter.core.toml_source import TomlSource, nearest
 from tidewaiter.edges.key_files import KEY_ITSELF_HINT, is_key_itself
+from tidewaiter.shell.openlineage_settings import read_openlineage
 from tidewaiter.shell.setting_values import BadValue, Section, choice, duration, integer, number, size, text
 from tidewaiter.shell.settings import EvidencePart, LogPart, Overrides, ProducerPart, Settings, StatePart, StreamPart
 from tidewaiter.shell.state_owner import REPLAY_SEGMENTS
@@ -29,7 +30,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 DEFAULT_FILE: Final = Path("config/tidewaiter.toml")
-SECTIONS: Final = ("stream", "contract", "rules", "policy", "state", "batch", "log", "evidence", "producer")
+SECTIONS: Final = (
+    "stream", "contract", "rules", "policy", "state", "batch", "log", "evidence", "producer", "openlineage",
+)  # fmt: skip
 INVALID_POLICIES: Final = ("halt", "quarantine")
 DUPLICATE_POLICIES: Final = ("halt", "quarantine")
 ORDER_POLICIES: Final = ("halt", "quarantine", "admit")
@@ -95,6 +98,7 @@ class _Loader:
         log.finish()
         evidence = self._evidence()
         producer = self._producer(stream)
+        openlineage = read_openlineage(Section(self.source, "openlineage"), self._resolve)
         # last: a misspelt key explains a missing file better than the other way round
         contract = self._file_part("contract", over.contract)
         rules = self._file_part("rules", over.rules)
@@ -109,6 +113,7 @@ class _Loader:
             log=log_part,
             evidence=evidence,
             producer=producer,
+            openlineage=openlineage,
             file=self.file,
             overrides=over,
             directory=self.directory,

@@ -43,6 +43,7 @@ from tidewaiter.shell.evidence import (
 )
 from tidewaiter.shell.governing import Governing, from_settings
 from tidewaiter.shell.log_names import utc_now
+from tidewaiter.shell.openlineage_stream import StreamLineage
 from tidewaiter.shell.producer import ProducerSettings, produce
 from tidewaiter.shell.replay import rebuild
 from tidewaiter.shell.reporting import Reporter
@@ -99,6 +100,7 @@ class _Supervisor:
         self.journal: Journal | None = None
         self.record: RunRecord | None = None
         self.evidence = Evidence(disk, self.state, settings.evidence, utc_now)
+        self.lineage = StreamLineage(disk, settings, utc_now)
         self.keys: list[SigningKey] = []
         self.logs: logs_module.Logs | None = None
 
@@ -162,6 +164,7 @@ class _Supervisor:
                 await self._start_consumer(stream, recovered, governing)
                 consumer, journal = self.consumer, self.journal
                 assert consumer is not None and journal is not None  # noqa: S101, PT018 - just set
+                await loop.run_in_executor(self.journal_thread, self._begin_lineage, recovered, consumer.governing)
                 log.info(
                     "recovery.finished",
                     seconds=round(time.monotonic() - began, 3),
@@ -208,6 +211,7 @@ class _Supervisor:
         refuse_other_origin(origin, self.settings.evidence)
         # a log that was signed does not go on unsigned
         refuse_without_key(recovered.ledger.keys, self.keys, utc_now())
+        self.lineage.open(recovered.ledger)
         crashed, documents = close_crashed_runs(
             self.disk, self.state, utc_now(), recovered.ledger, recovered.last_commit
         )
@@ -248,6 +252,13 @@ class _Supervisor:
             log.info("key.introduced", vkey=key.vkey)
         journal.write_checkpoint()
 
+    def _begin_lineage(self, recovered: Recovered, governing: Governing) -> None:
+        journal, record, last = self.journal, self.record, recovered.last_commit
+        assert journal is not None and record is not None  # noqa: S101, PT018 - opened before
+        previous = last.run_id if last is not None else ""
+        self.lineage.graph.begin(journal, record, governing, previous)
+        self.lineage.begin(journal, governing)
+
     async def _start_consumer(self, stream: Stream, recovered: Recovered, governing: Governing) -> None:
         journal = self.journal
         assert journal is not None  # noqa: S101 - opened before
@@ -269,6 +280,7 @@ class _Supervisor:
             ),
             journal_thread=self.journal_thread,
             evidence=self.evidence,
+            lineage=self.lineage,
             stop=self.stop,
             reload=self.reload,
             once=self.options.once,
@@ -323,6 +335,7 @@ class _Supervisor:
             assert self.waker is not None  # noqa: S101 - set with the consumer
             others.append(group.create_task(self.waker.run(), name="waker"))
             others.append(group.create_task(self.evidence.run(), name="evidence"))
+            others.append(group.create_task(self.lineage.run(), name="openlineage"))
             producer = self.settings.producer
             if producer is not None and not self.options.once:
                 part = ProducerSettings(
@@ -390,12 +403,14 @@ class _Supervisor:
                 await loop.run_in_executor(self.journal_thread, self._close_journal, message, code)
                 if not isinstance(error, IntegrityRefusal):  # what is in doubt is not signed
                     await self.evidence.finish()
+                await self.lineage.finish()
         except DurabilityError as failed:
             log.error("daemon.failed", error=str(failed), exit_status=failed.exit_code)
             if error is None:
                 raise
         finally:
             self.evidence.close()
+            self.lineage.close()
             if self.journal is not None:
                 self.journal.close()
         if error is not None:
@@ -409,9 +424,12 @@ class _Supervisor:
             journal.materialise()
         assert record is not None  # noqa: S101 - made with the journal
         policy = self.consumer.governing.policy if self.consumer is not None else self.settings.policy
+        self.lineage.graph.end(journal)
         documents = record.close(journal.ledger, utc_now(), policy, message)
         ended = RunEnded("failed" if message else "success", code, message, documents)
         journal.record(audit.RUN_ENDED, ended)
+        failed = None if message is None else f"exit status {code}; the run log {record.path.name} says why"
+        self.lineage.end(journal, failed)
         journal.write_checkpoint()
         self.options.progress.ended(
             position=journal.ledger.global_offset, events=record.log.events_read, flags=record.log.flags_emitted,

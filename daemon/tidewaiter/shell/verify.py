@@ -29,6 +29,7 @@ from tidewaiter.shell.state_owner import read_owner, refuse_no_state
 from tidewaiter.shell.verify_files import Beside
 from tidewaiter.shell.verify_findings import MISSING, TAMPERED, Finding, Findings
 from tidewaiter.shell.verify_input import InputRanges
+from tidewaiter.shell.verify_lineage import LineageCheck
 from tidewaiter.shell.verify_log import AuditFile, Collector, LogPass, pin
 from tidewaiter.shell.verify_replay import Timeline, check_replay
 from tidewaiter.shell.verify_table import Row, table
@@ -157,6 +158,7 @@ class _Verification:
         state, findings, given = self.wanted.state, self.findings, self.wanted.given
         alive = probe(state / "lock") is not None
         beside = Beside(state, findings, alive=alive)
+        lineage = LineageCheck(state, findings)
         checkpoints = Checkpoints(TreeFiles(state), findings)
         files = pin(state)
         held = _head_of(given)
@@ -167,7 +169,7 @@ class _Verification:
         result = begin_tree(TreeTask(keeps_tiles, files, sorted(heads), checkpoints.size))
         stops = beside.stops | (sizes | {size + 1 for size in sizes} if given.policy is not None else set())
         collector = _told(self.watcher, total)
-        collector.batch, collector.decision = self._batch, self._decision
+        collector.batch, collector.decision, collector.lineage = self._batch, self._decision, lineage.take
         log = LogPass(files, findings, stops=stops, projections=beside.projections(), collector=collector)
         log.run()
         stream = self._stream()
@@ -181,6 +183,7 @@ class _Verification:
             findings.note(note)
         anchors = self._trust(checkpoints, log, tree)
         beside.judge(log, files)
+        lineage.finish(log)
         if log.first:
             what = f"entries 0 to {log.first - 1} are gone: older audit segments were removed"
             findings.missing("chain", what, state / "audit", index=0)

@@ -31,6 +31,7 @@ from tidewaiter.core.audit import (
     Document,
     EntryHead,
     KeyRecorded,
+    LineageEmitted,
     ProjectionSealed,
     SegmentOpened,
     read_head,
@@ -96,6 +97,8 @@ class Collector:
     batch: Callable[[BatchCommitted, int, str], None] = lambda *_: None
     """A batch.committed with its index and time."""
     decision: Callable[[Decision, int], None] = lambda *_: None
+    lineage: Callable[[LineageEmitted, int], None] = lambda *_: None
+    """A lineage.emitted with its index."""
     progress: Callable[[int], None] = lambda _: None
     """How many bytes were read since the last call."""
 
@@ -353,6 +356,8 @@ class LogPass:
             self.sealed[members.projection, members.first] = members.length
         elif isinstance(members, KeyRecorded):
             self.keys.append((entry.index, members))
+        elif isinstance(members, LineageEmitted):
+            self._collector.lineage(members, entry.index)
         elif entry.action in _WITH_DOCUMENTS:
             if entry.action == audit.RUN_STARTED:
                 self.runs[entry.run_id] = entry.index

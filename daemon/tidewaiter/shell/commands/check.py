@@ -90,7 +90,7 @@ def check(
     if not (json_schema or print_python):
         check_stream_readable(settings)
         check_state_usable(settings.state.dir, settings.stream.name)
-        evidence = _evidence(settings)
+        evidence = [*_evidence(settings), *_lineage(settings)]
         show(*_summary(settings, compiled, ruleset, evidence))
 
 
@@ -107,6 +107,16 @@ def _evidence(settings: Settings) -> list[str]:
         "no key was given to this command: the log is not signed, unless the service gets one from systemd"
     ]
     return [*signed, *(f"cosigned by {name}, {url}" for name, url in witnesses)]
+
+
+def _lineage(settings: Settings) -> list[str]:
+    """Return where OpenLineage events go, a line, none where nobody asked for them. Raises ConfigError as a start."""
+    from tidewaiter.shell.openlineage_settings import client_of
+
+    client = client_of(settings.openlineage)
+    if settings.openlineage is None:
+        return []
+    return [f"OpenLineage events go to lineage.jsonl{'' if client is None else f' and to {client.shown}'}"]
 
 
 def warnings(settings: Settings) -> list[str]:

@@ -22,10 +22,13 @@ from tidewaiter.shell.commands import (
     explain,
     generate,
     keys,
+    lineage,
+    pipeline,
     prove,
     replay,
     rules,
     run,
+    samples,
     skip,
     status,
     verify,
@@ -63,7 +66,10 @@ app.command("prove", epilog=prove.EXAMPLE)(prove.prove)
 app.command("bundle", epilog=bundle.EXAMPLE)(bundle.bundle)
 app.add_typer(keys.keys, name="keys", help="Make, rotate, revoke and show the keys that sign the audit log.")
 app.add_typer(witness.witness, name="witness", help="Cosign other logs' checkpoints, from another machine.")
+app.add_typer(lineage.lineage, name="lineage", help="Ask what was made from what: files, runs, contracts, flags.")
+app.command("pipeline", epilog=pipeline.EXAMPLE)(pipeline.pipeline)
 app.command("generate", epilog=generate.EXAMPLE)(generate.generate)
+app.command("samples", epilog=samples.EXAMPLE)(samples.samples)
 
 
 def _print_version(wanted: bool) -> None:

@@ -25,7 +25,9 @@ from bench_tool.measures import (
     flatness,
     footprint,
     latency,
+    lineage,
     pack_memory,
+    pipelines,
     restart,
     rule_costs,
     snapshots,
@@ -60,6 +62,10 @@ MEASURES: Final[dict[str, tuple[Callable[[Bench], Iterator[Figure]], str]]] = {
     "signed_mix": (evidence.signed_mix, "the same with some 29 % flags"),
     "verify": (evidence.verifying, "tidewaiter verify: entries and input together"),
     "proof": (evidence.proofs, "the proof of one entry among a million"),
+    "lineage": (lineage.lineage, "1M edges of lineage: build, load, record, and all ancestors of a file"),
+    "pipeline_plain": (pipelines.plain, "a batch pipeline of three transforms beside pandas and polars, types only"),
+    "pipeline_full": (pipelines.full, "the same with validation, hashes behind each step and an audit log"),
+    "pipeline_memory": (pipelines.memory, "memory of a batch pipeline, and of one with a sort and sums"),
     "compared": (comparison.compared, "cost of an event beside a loop of rule objects, duckdb and polars"),
 }
 

@@ -10,16 +10,14 @@ one, stop at an invalid line or a duplicate, go on after a crash, and write flag
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import subprocess
-import sys
 from typing import TYPE_CHECKING, Any, Final
 
-from bench_tool.bench import CONTRACT, DEADLINE, RULES
-from bench_tool.daemon import REPOSITORY, MeasureFailed
+from bench_tool.bench import CONTRACT, RULES
+from bench_tool.daemon import MeasureFailed
 from bench_tool.figures import Figure, median
 from bench_tool.one_shot import LIBRARIES
+from bench_tool.packages import libraries
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -27,7 +25,6 @@ if TYPE_CHECKING:
 
     from bench_tool.bench import Bench, StreamFile
 
-PINS: Final = REPOSITORY / "scripts" / "constraints-bench.txt"
 _WINDOWED: Final = """
 ruleset = "windowed"
 version = 1
@@ -66,9 +63,9 @@ def compared(bench: Bench) -> Iterator[Figure]:
     stream = bench.generated(bench.sized(1_000_000, 200_000, 5_000), "money-flow")
     windowed = bench.new_folder("rules") / "windowed.toml"
     windowed.write_text(_WINDOWED, encoding="utf-8")
-    packages, libraries = _libraries(bench)
+    packages, there = _libraries(bench)
     for rules, file in (("money_flow", RULES), ("windowed", windowed)):
-        contenders = _contenders(bench, stream, rules, file, packages, libraries)
+        contenders = _contenders(bench, stream, rules, file, packages, there)
         answers: dict[str, list[Answer]] = {name: [] for name in contenders}
         for _ in range(1 if bench.tiny else 3):
             for name, ask in contenders.items():
@@ -82,7 +79,7 @@ def compared(bench: Bench) -> Iterator[Figure]:
 
 
 def _contenders(
-    bench: Bench, stream: StreamFile, rules: str, file: Path, packages: Path | None, libraries: list[str]
+    bench: Bench, stream: StreamFile, rules: str, file: Path, packages: Path | None, there: list[str]
 ) -> dict[str, Callable[[], bytes]]:
     path = str(stream.path)
 
@@ -92,7 +89,7 @@ def _contenders(
     return {
         "engine": lambda: bench.python("bench_tool.engine_run", path, str(CONTRACT), str(file)),
         "loop": lambda: bench.python("bench_tool.naive_loop", path, rules),
-        **{library: ask(library) for library in libraries},
+        **{library: ask(library) for library in there},
     }
 
 
@@ -115,28 +112,5 @@ def _figure(name: str, who: str, stream: StreamFile, answers: list[Answer], engi
     return Figure(name, wall, "us for an event", None, file=stream.facts(), detail=detail)
 
 
-# -- what is not there by itself ---------------------------------------------------------------------------------------
-
-
 def _libraries(bench: Bench) -> tuple[Path | None, list[str]]:
-    """Return where the libraries are (None: where all packages are) and which are there; what is not is said.
-
-    They are installed beside the daemon's packages, not among them, and removed with the other files of the call.
-    """
-    there = [name for name in LIBRARIES if importlib.util.find_spec(name) is not None]
-    if len(there) == len(LIBRARIES):
-        return None, there
-    folder = bench.new_folder("packages")
-    options = ["--quiet", "--disable-pip-version-check", "--no-input", "--no-compile", "--target", str(folder)]
-    command = [sys.executable, "-m", "pip", "install", *options, "--require-hashes", "--no-deps", "-r", str(PINS)]
-    try:
-        ended = subprocess.run(command, capture_output=True, timeout=DEADLINE, check=False, stdin=subprocess.DEVNULL)
-    except subprocess.TimeoutExpired:
-        reason = f"pip took more than {DEADLINE:.0f} s"
-    else:
-        if ended.returncode == 0:
-            return folder, list(LIBRARIES)
-        reason = "".join(ended.stderr.decode(errors="replace").strip().splitlines()[-1:]) or f"pip: {ended.returncode}"
-    absent = ", ".join(name for name in LIBRARIES if name not in there)
-    print(f"scripts/bench: compared: left out, not installable: {absent}: {reason}", file=sys.stderr)
-    return None, there
+    return libraries(bench, LIBRARIES, "compared")

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 from tidewaiter.core.errors import ConfigError, DurabilityError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -216,12 +217,26 @@ class Disk:
         If we die here, the old content or the new one is found, and perhaps a leftover ``.NAME.tmp`` that the next
         call overwrites.
         """
+        self.replace_parts(path, [data])
+
+    def replace_parts(self, path: Path, parts: Iterable[bytes]) -> None:
+        """Put all `parts`, one after the other, under the name `path`, as `replace_file` does.
+
+        What the parts raise while they are made goes on, and the old content stays.
+        """
         temporary = path.with_name(f".{path.name}.tmp")
         fd = self.open(temporary)
+        length = 0
         try:
             self.truncate(fd, 0, temporary)
-            self.write_at(fd, data, 0, temporary)
+            for part in parts:
+                self.write_at(fd, part, length, temporary)
+                length += len(part)
             self.sync(fd, temporary)
+        except BaseException:
+            with contextlib.suppress(DurabilityError):
+                self.unlink(temporary)
+            raise
         finally:
             self.close(fd)
         self.rename(temporary, path)

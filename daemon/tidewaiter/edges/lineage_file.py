@@ -361,30 +361,7 @@ def replace_with(path: Path, disk: Disk, parts: Iterable[bytes]) -> None:
             line, newline, _ = os.pread(old, _HEAD_BYTES, 0).partition(b"\n")
             if line or newline:
                 _check_head(path, line + newline)
-        write_whole(path, disk, itertools.chain([HEAD], parts))
+        disk.replace_parts(path, itertools.chain([HEAD], parts))
     finally:
         if old >= 0:
             disk.close(old)
-
-
-def write_whole(path: Path, disk: Disk, parts: Iterable[bytes]) -> None:
-    """Put the parts under the name `path`, all of them or nothing; whatever has the name is replaced.
-
-    If we die here, the old content or the new one is found, and perhaps a leftover ``.NAME.tmp`` that the next call
-    overwrites. Raises ConfigError where nothing can be made there, and DurabilityError.
-    """
-    temporary = path.with_name(f".{path.name}.tmp")
-    fd = disk.open(temporary)
-    length = 0
-    try:
-        disk.truncate(fd, 0, temporary)
-        for part in parts:
-            disk.write_at(fd, part, length, temporary)
-            length += len(part)
-        disk.sync(fd, temporary)
-    except BaseException:
-        disk.unlink(temporary)
-        raise
-    finally:
-        disk.close(fd)
-    disk.rename(temporary, path)

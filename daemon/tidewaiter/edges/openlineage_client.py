@@ -1,7 +1,7 @@
 """Handing one OpenLineage event to one server over HTTP.
 
-Owns: the connection, the API key's header, and what an answer means: taken, refused, or to be asked again. Leaves to
-`shell.openlineage_shipping` when to send, and for how long to wait.
+Owns: the URL, the API key's header, and what an answer means: taken, refused, or to be asked again. Leaves to
+`edges.http_post` the connection, and to `shell.openlineage_shipping` when to send, and for how long to wait.
 
 Every call blocks, for a few times `timeout` at most; one thread at a time. Nothing that a server answers is believed or
 kept but its status. No message and no repr shows the key.
@@ -9,20 +9,16 @@ kept but its status. No message and no repr shows the key.
 
 from __future__ import annotations
 
-import contextlib
 import http
-import http.client
 import ipaddress
-import socket
-import ssl
 from typing import Final
 from urllib.parse import urlsplit
 
 from tidewaiter.core.errors import ConfigError
+from tidewaiter.edges.http_post import HttpPost, NoAnswer
 
 DEFAULT_PATH: Final = "/api/v1/lineage"
 """Where a server of OpenLineage takes events, unless the URL says more than its host."""
-_ANSWER_BYTES: Final = 64 << 10
 _ABOUT_US: Final = frozenset(
     {
         http.HTTPStatus.UNAUTHORIZED, http.HTTPStatus.FORBIDDEN, http.HTTPStatus.NOT_FOUND,
@@ -57,7 +53,7 @@ class LineageClient:
         """
         try:
             parts = urlsplit(url)
-            port = parts.port
+            _ = parts.port  # raises ValueError for what is none
         except ValueError as error:
             raise ConfigError(f"{url}: {error}", hint="name the server that takes the events") from error
         host = parts.hostname
@@ -73,20 +69,15 @@ class LineageClient:
         path = parts.path if parts.path.strip("/") else DEFAULT_PATH
         self.shown = f"{parts.scheme}://{parts.netloc}{path}"
         """The URL for messages: a query may hold what nobody should read."""
-        self._path = f"{path}?{parts.query}" if parts.query else path
-        self._headers = {"Content-Type": "application/json", "User-Agent": "tidewaiter"}
-        if key is not None:
-            self._headers["Authorization"] = f"Bearer {key}"
-        self._connection: http.client.HTTPConnection
-        if parts.scheme == "https":
-            context = ssl.create_default_context()
-            self._connection = http.client.HTTPSConnection(host, port, timeout=timeout, context=context)
-        else:
-            self._connection = http.client.HTTPConnection(host, port, timeout=timeout)
+        headers = {"Content-Type": "application/json"} | ({} if key is None else {"Authorization": f"Bearer {key}"})
+        self._server = HttpPost(parts, f"{path}?{parts.query}" if parts.query else path, headers, timeout=timeout)
 
     def send(self, event: bytes) -> None:
         """Hand over one event, JSON without a newline. Raises Unreachable or Refused."""
-        status = self._post(event)
+        try:
+            status = self._server.post(event).status
+        except NoAnswer as error:
+            raise Unreachable(str(error)) from error
         if http.HTTPStatus.OK <= status < http.HTTPStatus.MULTIPLE_CHOICES:
             return
         client_error = http.HTTPStatus.BAD_REQUEST <= status < http.HTTPStatus.INTERNAL_SERVER_ERROR
@@ -96,36 +87,11 @@ class LineageClient:
 
     def abandon(self) -> None:
         """Make the call that another thread is in end soon, however slowly the server drips its answer."""
-        current = self._connection.sock
-        if current is not None:
-            with contextlib.suppress(OSError):
-                current.shutdown(socket.SHUT_RDWR)
+        self._server.abandon()
 
     def close(self) -> None:
         """Close the connection; the next call opens it again."""
-        self._connection.close()
-
-    def _post(self, body: bytes) -> int:
-        """Return the status. A kept connection may have been closed meanwhile: then a new one."""
-        kept = self._connection.sock is not None
-        try:
-            return self._exchange(body)
-        except Exception as error:
-            # besides its own errors, http.client raises ValueError and others for some bytes that a server may send
-            if kept and isinstance(error, ConnectionError):
-                return self._post(body)
-            raise Unreachable(f"cannot be reached: {str(error) or type(error).__name__}") from error
-
-    def _exchange(self, body: bytes) -> int:
-        try:
-            self._connection.request("POST", self._path, body, self._headers)
-            response = self._connection.getresponse()
-            if len(response.read(_ANSWER_BYTES + 1)) > _ANSWER_BYTES or not response.isclosed():
-                self._connection.close()  # what is left of it must not be taken for the next answer
-        except BaseException:
-            self._connection.close()
-            raise
-        return response.status
+        self._server.close()
 
 
 def _is_loopback(host: str) -> bool:

@@ -1,7 +1,7 @@
 """Asking one witness for its cosignature: C2SP tlog-witness v1.0.0, the log's side of it.
 
-Owns: one HTTP connection to one witness, the size it last knew of this log, and what its answers mean. Leaves to
-`shell.cosigning` when to ask, whom else, and what to do about a witness that says no.
+Owns: the URL of one witness, the size it last knew of this log, and what its answers mean. Leaves to `edges.http_post`
+the connection, and to `shell.cosigning` when to ask, whom else, and what to do about a witness that says no.
 
 Every call blocks, for a few times `timeout` at most; one thread at a time. Nothing an answer says is believed but a
 cosignature that verifies, and a size or a refusal, which can only keep this log from going on.
@@ -9,18 +9,15 @@ cosignature that verifies, and a size or a refusal, which can only keep this log
 
 from __future__ import annotations
 
-import contextlib
 import http
-import http.client
 import re
-import socket
-import ssl
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from tidewaiter.core.errors import ConfigError
 from tidewaiter.core.tlog.notes import NoteError, parse_note, verified
 from tidewaiter.core.tlog.witnessing import SIZE_TYPE, AddCheckpoint
+from tidewaiter.edges.http_post import HttpPost, NoAnswer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,7 +25,6 @@ if TYPE_CHECKING:
     from tidewaiter.core.tlog.notes import Signature, VerifierKey
 
 TIMEOUT_SECONDS: Final = 2.0
-_ANSWER_BYTES: Final = 64 << 10
 _UNKNOWN: Final[dict[int, str]] = {403: "a key that signed this checkpoint", 404: "this log's origin"}
 _SIZE: Final = re.compile(rb"(0|[1-9][0-9]{0,18})\n")
 
@@ -67,19 +63,14 @@ class WitnessClient:
         """`url` is the submission prefix, http or https; `key` is the witness's. Raises ConfigError."""
         try:
             parts = urlsplit(url)
-            port = parts.port
+            _ = parts.port  # raises ValueError for what is none
         except ValueError as error:
             raise ConfigError(f"{url}: {error}", hint="name the witness's submission prefix") from error
         if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.username is not None:
             raise ConfigError(f"{url}: is no URL of a witness", hint="name http://HOST:PORT or https://HOST/PREFIX")
         self.key = key
-        self._path = f"{parts.path.rstrip('/')}/add-checkpoint"
-        self._connection: http.client.HTTPConnection
-        if parts.scheme == "https":
-            context = ssl.create_default_context()
-            self._connection = http.client.HTTPSConnection(parts.hostname, port, timeout=timeout, context=context)
-        else:
-            self._connection = http.client.HTTPConnection(parts.hostname, port, timeout=timeout)
+        headers = {"Content-Type": "text/plain; charset=utf-8"}
+        self._server = HttpPost(parts, f"{parts.path.rstrip('/')}/add-checkpoint", headers, timeout=timeout)
         self._size = 0
 
     def cosign(self, note: bytes, size: int, proof_from: Callable[[int], list[bytes]]) -> list[Signature]:
@@ -110,14 +101,11 @@ class WitnessClient:
 
     def abandon(self) -> None:
         """Make the call that another thread is in end soon, however slowly the witness drips its answer."""
-        current = self._connection.sock
-        if current is not None:
-            with contextlib.suppress(OSError):
-                current.shutdown(socket.SHUT_RDWR)
+        self._server.abandon()
 
     def close(self) -> None:
         """Close the connection; the next call opens it again."""
-        self._connection.close()
+        self._server.close()
 
     def _verified(self, note: bytes, answer: bytes) -> list[Signature]:
         """Put the answer's lines below the checkpoint's own text, and let the note's rules say what counts."""
@@ -136,28 +124,11 @@ class WitnessClient:
         return self._post(AddCheckpoint(old=old, proof=tuple(proof), note=note).encode())
 
     def _post(self, body: bytes) -> tuple[int, str, bytes]:
-        """Return status, content type and body. A kept connection may have been closed meanwhile: then a new one."""
-        kept = self._connection.sock is not None
+        """Return status, content type and body."""
         try:
-            return self._exchange(body)
-        except Exception as error:
-            # besides its own errors, http.client raises ValueError and others for some bytes that a server may send
-            if kept and isinstance(error, ConnectionError):
-                return self._post(body)
-            raise WitnessUnreachable(f"cannot be reached: {str(error) or type(error).__name__}") from error
-
-    def _exchange(self, body: bytes) -> tuple[int, str, bytes]:
-        try:
-            self._connection.request(
-                "POST", self._path, body, {"Content-Type": "text/plain; charset=utf-8", "User-Agent": "tidewaiter"}
-            )
-            response = self._connection.getresponse()
-            answer = response.read(_ANSWER_BYTES + 1)
-            if len(answer) > _ANSWER_BYTES:
-                raise http.client.HTTPException("the answer is too long")
-            if not response.isclosed():
-                self._connection.close()  # what is left of it must not be taken for the next answer
-        except BaseException:
-            self._connection.close()
-            raise
-        return response.status, response.headers.get_content_type(), answer
+            answer = self._server.post(body)
+        except NoAnswer as error:
+            raise WitnessUnreachable(str(error)) from error
+        if answer.body is None:
+            raise WitnessUnreachable("cannot be reached: the answer is too long")
+        return answer.status, answer.content_type, answer.body

@@ -97,24 +97,14 @@ def summarise(entries: Iterable[AuditEntry]) -> AuditSummary:
 
 def export_csv(entries: Iterable[AuditEntry], path: Path, disk: Disk | None = None) -> int:
     """Write the CSV (RFC 4180) to `path`, all or nothing, and return how many entries it has. `details` is JSON."""
-    disk = disk or Disk()
-    temporary = path.with_name(f".{path.name}.tmp")
-    fd = disk.open(temporary)
-    count = length = 0
-    try:
-        # If we die here, a hidden leftover is found, which the next export writes over.
-        disk.truncate(fd, 0, temporary)
-        for count, text in csv_parts((entry, _details(entry)) for entry in entries):  # noqa: B007 - the last one is returned
-            data = text.encode()
-            disk.write_at(fd, data, length, temporary)
-            length += len(data)
-        disk.sync(fd, temporary)
-    except BaseException:
-        disk.unlink(temporary)
-        raise
-    finally:
-        disk.close(fd)
-    disk.rename(temporary, path)
+    count = 0
+
+    def parts() -> Iterator[bytes]:
+        nonlocal count
+        for count, text in csv_parts((entry, _details(entry)) for entry in entries):  # noqa: B007 - the last one counts
+            yield text.encode()
+
+    (disk or Disk()).replace_parts(path, parts())
     return count
 
 

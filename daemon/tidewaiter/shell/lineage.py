@@ -25,7 +25,7 @@ from tidewaiter.core.lineage.impact import impact_of, summary_of
 from tidewaiter.core.lineage.pictures import picture_of
 from tidewaiter.core.lineage.records import EDGE_KINDS, FOLLOWED, NODE_KINDS, Derivation, Node
 from tidewaiter.edges.durable import Disk
-from tidewaiter.edges.lineage_file import LineageFile, Reading, lines_of, replace_with, write_whole
+from tidewaiter.edges.lineage_file import LineageFile, Reading, lines_of, replace_with
 from tidewaiter.shell.json_values import plain, text
 from tidewaiter.shell.lineage_export import exported
 
@@ -270,7 +270,7 @@ class LineageTracker:
             parts = exported(self.graph.records, format)
             if path is None:
                 return b"".join(parts).decode()
-            write_whole(Path(path), self._disk, parts)
+            self._disk.replace_parts(Path(path), parts)
             return None
 
     def export_graph(self, format: PictureFormat = "dot") -> str:  # noqa: A002 - the field's word

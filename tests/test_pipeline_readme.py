@@ -1,0 +1,95 @@
+"""What the README shows of pipelines, done literally: each command, and what it prints."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from support import REPOSITORY, cli_environment, run_cli
+from tidewaiter.core.errors import EXIT_USAGE
+from tidewaiter.core.pipelines.samples import SAMPLES
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+VARIES = re.compile(r" in [0-9.]+ s$| run [0-9a-f-]{36};")
+"""How long a run took, and what it is called."""
+
+
+@pytest.fixture(scope="module")
+def section() -> str:
+    """The README's section about pipelines."""
+    page = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    return page.split("\n## Batch pipelines\n", 1)[1].split("\n## ", 1)[0]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the shipped configuration and the program."""
+    path = tmp_path_factory.mktemp("readme")
+    shutil.copytree(REPOSITORY / "config", path / "config")
+    (path / "bin").mkdir()
+    program = path / "bin" / "tidewaiter"
+    program.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m tidewaiter "$@"\n')
+    program.chmod(0o755)
+    return path
+
+
+def run(place: Path, command: str) -> str:
+    """Return what a shell says to a command; both streams."""
+    environment = cli_environment()
+    environment["PATH"] = f"{place / 'bin'}:{environment['PATH']}"
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=place, env=environment, capture_output=True, timeout=60, check=False, text=True
+    )
+    assert done.returncode == 0, (command, done.stderr)
+    return done.stdout + done.stderr
+
+
+def test_every_command_prints_what_is_shown(section: str, place: Path) -> None:
+    """Line by line; an ellipsis stands for lines left out, and what varies from run to run is left aside."""
+    shown = "".join(re.findall(r"^```console\n(.*?)^```$", section, re.MULTILINE | re.DOTALL))
+    commands = re.split(r"^\$ ", shown, flags=re.MULTILINE)[1:]
+    assert len(commands) >= 7
+    for each in commands:
+        command, *lines = each.splitlines()
+        said = [VARIES.sub("", line) for line in run(place, command).splitlines()]
+        for line in lines:
+            assert line == "…" or VARIES.sub("", line) in said, (command, line, said)
+    assert (place / "out" / "totals.csv.rejected.jsonl").read_bytes().count(b"\n") == 2
+
+
+def test_the_python_program_runs(section: str, place: Path) -> None:
+    """It reads the lines that the commands before it made, and tells of success, counts and hash."""
+    (program,) = re.findall(r"^```python\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
+    if not (place / "lines.csv").exists():
+        run(place, "tidewaiter samples claim_line --out lines.csv --number 200")
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=place, env=cli_environment(), capture_output=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    words = done.stdout.decode().split()
+    output = (place / "out" / "big.parquet").read_bytes()
+    assert words[:2] == ["True", "496"]
+    assert words[3] == hashlib.sha256(output).hexdigest()
+    assert words[-1] == "()"
+
+
+@pytest.mark.parametrize("table", sorted(SAMPLES))
+def test_samples_meet_their_contract(table: str, tmp_path: Path) -> None:
+    """The same bytes for the same seed, all of them accepted; a file that is there is left alone."""
+    first, second = (tmp_path / name for name in ("first.csv", "second.csv"))
+    for path in (first, second):
+        assert run_cli("samples", table, "--out", path, "--number", "50", "--seed", "7").returncode == 0
+    assert first.read_bytes() == second.read_bytes()
+    contract = REPOSITORY / "config" / "contracts" / f"{table}.toml"
+    done = run_cli("pipeline", "-q", "-i", first, "-o", tmp_path / "out.csv", "--no-audit", "--contract", contract)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert run_cli("samples", table, "--out", first).returncode == EXIT_USAGE

@@ -332,6 +332,27 @@ def test_a_line_that_is_no_record_is_refused_where_it_stands(place: Path) -> Non
             ids_in(path)
 
 
+@pytest.mark.parametrize(("number", "told"), [(0, True), (2_900, True), (10, False)])
+def test_a_changed_record_near_the_end_is_refused_when_the_file_is_opened(
+    place: Path, number: int, *, told: bool
+) -> None:
+    """Opening looks at the first line and the last 64 KiB; of the middle, whoever reads the file is told."""
+    path = place / "l.jsonl"
+    with LineageTracker(path, durable=False) as lineage:
+        lineage.record_all(map(step, range(3_000)))
+    lines = path.read_bytes().splitlines(keepends=True)
+    lines[number] = lines[number].replace(b"lineage_", b"linebge_")
+    changed = b"".join(lines)
+    path.write_bytes(changed)
+    if told:
+        with pytest.raises(ConfigError if number == 0 else IntegrityRefusal, match=rf"{path}"):
+            LineageTracker(path)
+    else:
+        with LineageTracker(path) as opened, pytest.raises(IntegrityRefusal, match="no record of lineage"):
+            len(opened)
+    assert path.read_bytes() == changed
+
+
 def test_zeros_in_the_midst_of_a_long_file_are_damage(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Further back than an interrupted write can reach, they are refused instead of being taken for the end."""
     path = place / "l.jsonl"

@@ -323,6 +323,20 @@ def test_a_name_is_an_id_a_location_a_version_or_a_run() -> None:
         find(graph, ["d/in.csv@cccc"])
 
 
+def test_the_beginning_of_a_run_is_enough() -> None:
+    """Six characters or more that only one run begins with; of several, their ids are told."""
+    graph = LineageGraph()
+    for number, run in enumerate(["7e0f07fd-aa", "7e0f07fe-bb"]):
+        said = {"timestamp": WHEN, "run_id": run, "destination": file(number)}
+        graph.add_one(LineageRecord(lineage_id=f"r{number}", source=Node("run", run), **said))  # type: ignore[arg-type]
+    assert find(graph, ["7e0f07fd"]) == find(graph, ["7e0f07fd-aa"])
+    with pytest.raises(ConfigError, match="2 runs begin so: give more of the id: 7e0f07fd-aa, 7e0f07fe-bb"):
+        find(graph, ["7e0f07f"])
+    for name in ("7e0f0", "aa0f07fd"):
+        with pytest.raises(ConfigError, match="no record names this"):
+            find(graph, [name])
+
+
 @pytest.mark.parametrize("form", ["dot", "mermaid", "graphml", "json"])
 def test_hostile_names_stay_inside_their_quotes(form: str) -> None:
     """A name with quotes, markup, line ends and controls is neither syntax nor lost."""

@@ -24,16 +24,13 @@ from rigs.daemon import (
     make_stream,
     run,
     succeed,
-    write_config,
 )
 from rigs.kill import KILLED, Launcher, count_calls, every_point
-from tidewaiter.core.errors import EXIT_INTEGRITY, ConfigError
+from rigs.tmpfs import quick_directory
+from tidewaiter.core.errors import EXIT_INTEGRITY
 from tidewaiter.core.openlineage.facets import RUNNING_SECONDS
 from tidewaiter.edges.durable import Disk
 from tidewaiter.shell.openlineage_settings import OpenLineagePart
-from tidewaiter.shell.openlineage_stream import StreamLineage
-from tidewaiter.shell.settings import Overrides
-from tidewaiter.shell.settings_file import load_settings
 from tidewaiter.shell.verify import Verdict, Wanted, verify
 from tidewaiter.shell.verify_trust import Given
 
@@ -205,6 +202,13 @@ def die(launcher: Launcher, place: Path, name: str, contains: str, *, after: boo
     assert launcher.run("test_openlineage_daemon:dying_once", arguments).status == KILLED
 
 
+@pytest.fixture
+def quick() -> Iterator[Path]:
+    """A directory in memory."""
+    with quick_directory() as path:
+        yield path
+
+
 @pytest.fixture(scope="module")
 def launcher() -> Iterator[Launcher]:
     """A process that has imported the daemon."""
@@ -212,20 +216,20 @@ def launcher() -> Iterator[Launcher]:
         yield started
 
 
-def test_a_crash_at_every_write_is_told_at_the_next_start(tmp_path: Path, launcher: Launcher) -> None:
+def test_a_crash_at_every_write_is_told_at_the_next_start(quick: Path, launcher: Launcher) -> None:
     """Whatever call it dies at: each run that began is told to have failed, or completed, exactly once."""
-    (tmp_path / "count").mkdir()
-    make_stream(tmp_path / "count" / "events.jsonl", 12)
-    calls = count_calls(TARGET, {"place": str(tmp_path / "count")}, tmp_path / "calls")
+    (quick / "count").mkdir()
+    make_stream(quick / "count" / "events.jsonl", 12)
+    calls = count_calls(TARGET, {"place": str(quick / "count")}, quick / "calls")
     points = [
         point for point in every_point(calls)
         if "lineage" in calls[point.at - 1] or (point.at > 1 and "lineage" in calls[point.at - 2])
     ]  # fmt: skip
     assert len(points) > 10
     for number, point in enumerate(points):
-        place = tmp_path / str(number)
+        place = quick / str(number)
         place.mkdir()
-        (place / "events.jsonl").write_bytes((tmp_path / "count" / "events.jsonl").read_bytes())
+        (place / "events.jsonl").write_bytes((quick / "count" / "events.jsonl").read_bytes())
         died = launcher.run(TARGET, {"place": str(place)}, point)
         assert died.status == KILLED, (point, calls[point.at - 1])
         settings = settings_for(place)
@@ -456,46 +460,3 @@ def test_a_refused_event_is_kept_in_the_state_directory(tmp_path: Path) -> None:
     kept = [json.loads(line) for line in (state / "lineage_refused.jsonl").read_bytes().splitlines()]
     assert [each["event"] for each in kept] == events(state / "lineage.jsonl")
     assert len(log_events(state, "openlineage.refused")) == 2
-
-
-# -- settings ----------------------------------------------------------------------------------------------------------
-
-
-def test_the_section_is_read_and_checked(tmp_path: Path) -> None:
-    """Defaults, units, and what is refused with file, line and key."""
-    stream = make_stream(tmp_path / "events.jsonl", 1)
-
-    def load(*lines: str) -> OpenLineagePart | None:
-        file = write_config(tmp_path / "config", stream, tmp_path / "state", openlineage="\n".join(lines))
-        return load_settings(file, Overrides()).openlineage
-
-    assert load() == OpenLineagePart(namespace="tidewaiter", url=None, api_key_file=None, timeout_us=10_000_000)
-    (tmp_path / "config" / "key").write_text("k", encoding="utf-8")
-    found = load(
-        'namespace = "bank/prod"', 'url = "https://lineage.example/api"', 'api_key_file = "key"', 'timeout = "500ms"'
-    )
-    assert found == OpenLineagePart(
-        namespace="bank/prod", url="https://lineage.example/api", api_key_file=tmp_path / "config" / "key",
-        timeout_us=500_000,
-    )  # fmt: skip
-    for lines, key in (
-        (['url = "ftp://h"'], "url"), (['api_key_file = "key"'], "api_key_file"), (['timeout = "1h"'], "timeout"),
-        (["timeout = 5"], "timeout"), (['namespace = "a b"'], "namespace"), (['urll = "http://h"'], "urll"),
-    ):  # fmt: skip
-        with pytest.raises(ConfigError, match=rf"tidewaiter\.toml:\d+:\d+: openlineage\.{key}: "):
-            load(*lines)
-    file = write_config(tmp_path / "none", stream, tmp_path / "state")
-    assert load_settings(file, Overrides()).openlineage is None
-
-
-def test_a_key_that_cannot_be_used_stops_the_start(tmp_path: Path) -> None:
-    """Before anything is touched, exit 2."""
-    key = tmp_path / "key"
-    key.write_text("k", encoding="utf-8")
-    key.chmod(0o644)
-    settings = settings_for(tmp_path, OpenLineagePart(url="http://127.0.0.1:1", api_key_file=key))
-    with pytest.raises(ConfigError, match="others can get at the API key"):
-        StreamLineage(Disk(), settings, lambda: "")
-    ended = run(settings)
-    assert ended.status == 2
-    assert not settings.state.dir.exists()

@@ -6,8 +6,9 @@ Owns: reading such a file, appending to it for one writer at a time, and replaci
 Invariant: of what was written, never more than the last `AT_RISK` bytes may be missing after a crash, since no more is
 written before the next fdatasync. So a writer that opens the file has to look at no more than these for what an
 interrupted write left: a line without its end, or pages that were never written, which are zeros that no record
-contains. What begins with such a line is copied aside and cut. Anything else that is no record is refused when it is
-read. A reader takes no lock and leaves out what the next writer would cut.
+contains. What begins with such a line is copied aside and cut. A writer reads the first line and at least the last
+`_LOOKED_AT` bytes, however long the file is, and refuses what is no record there; what is no record in the middle is
+refused by whoever reads the file. A reader takes no lock and leaves out what the next writer would cut.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import msgspec
 
 from tidewaiter.core.errors import ConfigError, DurabilityError, IntegrityRefusal
 from tidewaiter.core.lineage.records import LineageRecord
+from tidewaiter.edges.lineage_place import open_existing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -34,6 +36,7 @@ VERSION: Final = 1
 AT_RISK: Final = 8 << 20
 _READ: Final = 4 << 20
 _WRITTEN_AGAIN: Final = 64 << 10
+_LOOKED_AT: Final = 64 << 10
 _PAUSE_S: Final = 0.02
 _NO_FILE: Final = "name a file that was made by tidewaiter's lineage, or a new one; nothing was changed"
 _RESTORE: Final = "restore the file from a back-up; nothing was changed"
@@ -91,14 +94,15 @@ class Reading:
                 continue
             lines = rest + block[:end]
             rest = block[end:]
-            records = self._decoded(lines, offset)
+            records = self.decoded(lines, offset)
             offset += len(lines)
             yield records
             if self.incomplete:
                 return
         self.incomplete = len(rest)
 
-    def _decoded(self, lines: bytes, offset: int) -> list[LineageRecord]:
+    def decoded(self, lines: bytes, offset: int) -> list[LineageRecord]:
+        """Return the records in whole lines that begin at byte `offset`. Raises IntegrityRefusal for another line."""
         try:
             return _record.decode_lines(lines)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
@@ -150,7 +154,7 @@ class LineageFile:
         """Open the file or make it, with its directory. `durable`: each append returns when its bytes are on the disk.
 
         Where another writer has it, wait up to `wait_s` seconds. Raises ConfigError (another writer, no permission, no
-        lineage file) and DurabilityError.
+        lineage file), IntegrityRefusal (no record in the first or the last lines) and DurabilityError.
         """
         self.path = path
         self.length = 0
@@ -180,10 +184,8 @@ class LineageFile:
         self._refuse_foreign_change(status.st_size, moved_only=True)
 
     def _go_to_end(self) -> None:
-        size = os.fstat(self._fd).st_size
-        head = os.pread(self._fd, _HEAD_BYTES, 0)
-        line, newline, _ = head.partition(b"\n")
-        if not newline and HEAD.startswith(line.rstrip(b"\0")):
+        found = _look(self._fd, self.path)
+        if found is None:
             # If we die here, a part of the first line may be found: the next opening begins it again.
             self._disk.write_at(self._fd, HEAD, 0, self.path)
             self._disk.truncate(self._fd, len(HEAD), self.path)
@@ -191,16 +193,7 @@ class LineageFile:
             self._disk.sync_directory(self.path.parent)
             self.length = len(HEAD)
             return
-        _check_head(self.path, line + newline)
-        begin = max(size - AT_RISK, len(line) + 1)
-        tail = os.pread(self._fd, size - begin, begin)
-        zeros = tail.find(b"\0")
-        self.length = begin + tail.rfind(b"\n", 0, zeros if zeros >= 0 else None) + 1
-        if self.length == begin > len(line) + 1:
-            raise IntegrityRefusal(
-                f"{self.path}: byte {begin}: no record ends in the last {AT_RISK:,} bytes", hint=_RESTORE
-            )
-        whole, torn = tail[: self.length - begin], tail[self.length - begin :]
+        self.length, whole, torn = found
         if torn:
             self._cut(torn)
         # What was readable after a kill may be in memory only, and after a sync that failed stay there for ever: the
@@ -311,6 +304,48 @@ class LineageFile:
         if self._fd >= 0:
             self._disk.close(self._fd)
             self._fd = -1
+
+
+def _look(fd: int, path: Path) -> tuple[int, bytes, bytes] | None:
+    """Return where the last whole record ends, what of the last `AT_RISK` bytes is before that, and what is behind.
+
+    None for a file that is still to begin. Raises ConfigError (no lineage file) and IntegrityRefusal (no record where
+    one should be, as far as it is looked at); nothing was changed then.
+    """
+    size = os.fstat(fd).st_size
+    line, newline, _ = os.pread(fd, _HEAD_BYTES, 0).partition(b"\n")
+    if not newline and HEAD.startswith(line.rstrip(b"\0")):
+        return None
+    _check_head(path, line + newline)
+    first = len(line) + 1
+    begin = max(size - AT_RISK, first)
+    tail = os.pread(fd, size - begin, begin)
+    zeros = tail.find(b"\0")
+    length = begin + tail.rfind(b"\n", 0, zeros if zeros >= 0 else None) + 1
+    if length == begin > first:
+        raise IntegrityRefusal(f"{path}: byte {begin}: no record ends in the last {AT_RISK:,} bytes", hint=_RESTORE)
+    whole = tail[: length - begin]
+    at = whole.rfind(b"\n", 0, max(0, len(whole) - _LOOKED_AT)) + 1
+    if not at and begin > first:  # it may begin within a line
+        at = whole.find(b"\n") + 1
+    Reading(path).decoded(whole[at:], begin + at)
+    return length, whole, tail[length - begin :]
+
+
+def check_appendable(path: Path, wait_s: float = 0.0) -> None:
+    """Look whether a writer could open the file, or make it; nothing is written.
+
+    Raises what opening it would: ConfigError (another writer after `wait_s` seconds, no permission, no lineage file)
+    and IntegrityRefusal.
+    """
+    fd = open_existing(path)
+    if fd < 0:
+        return
+    try:
+        take_alone(fd, path, wait_s)
+        _look(fd, path)
+    finally:
+        os.close(fd)
 
 
 def _pieces(lines: bytes) -> Iterator[bytes]:

@@ -16,8 +16,12 @@ import hashlib
 import os
 from typing import TYPE_CHECKING, Final
 
-from tidewaiter.core.errors import DurabilityError, IntegrityRefusal
+import msgspec
+
+from tidewaiter.core.errors import ConfigError, DurabilityError, IntegrityRefusal
+from tidewaiter.core.openlineage.facets import PRODUCER
 from tidewaiter.edges.durable import NoSpace
+from tidewaiter.edges.lineage_place import open_existing
 from tidewaiter.edges.projections import open_part, sealed_bases, sealed_part
 
 if TYPE_CHECKING:
@@ -29,6 +33,13 @@ if TYPE_CHECKING:
 NAME: Final = "lineage"
 _RESTORE: Final = "it was changed by hand: restore it from a back-up"
 _TAIL: Final = 1 << 16
+_LONGEST: Final = 1 << 24
+_BEGINS: Final = b'{"eventTime":"'
+"""How every event begins: the keys are sorted."""
+
+
+class _Event(msgspec.Struct):
+    producer: str
 
 
 class StreamEvents:
@@ -153,6 +164,41 @@ def _read_parts(state: Path, bases: list[int], first: int, last: int) -> tuple[i
 def read_plain(path: Path, first: int, last: int) -> tuple[int, bytes]:
     """Return bytes [first, last) of a file of events that has no parts."""
     return first, _read(path, first, last - first)
+
+
+def check_events(path: Path) -> None:
+    """Look whether events can be appended to a file that pipelines share, or it can be made; nothing is written.
+
+    Raises ConfigError for what cannot be written, and for a file that does not begin with an event of ours.
+    """
+    fd = open_existing(path)
+    if fd < 0:
+        return
+    try:
+        head, size = os.pread(fd, _TAIL, 0), os.fstat(fd).st_size
+        if b"\n" not in head and size > _TAIL:
+            head = os.pread(fd, _LONGEST, 0)
+    finally:
+        os.close(fd)
+    line, newline, _ = head.partition(b"\n")
+    if not (_is_ours(line) if newline else _may_be_left(line)):
+        raise ConfigError(
+            f"{path}: is no file of OpenLineage events that tidewaiter wrote; nothing was changed",
+            hint="name one that was made by --openlineage, or a new one",
+        )
+
+
+def _is_ours(line: bytes) -> bool:
+    try:
+        return msgspec.json.decode(line, type=_Event).producer.startswith(PRODUCER)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return False
+
+
+def _may_be_left(line: bytes) -> bool:
+    """Return whether this may be the first event of a writer that died; pages never written are zeros."""
+    line = line.rstrip(b"\0")
+    return line.startswith(_BEGINS) or _BEGINS.startswith(line)
 
 
 def append_event(disk: Disk, path: Path, line: bytes) -> int:

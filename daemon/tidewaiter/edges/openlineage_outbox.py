@@ -92,6 +92,17 @@ class Outbox:
             size *= 2
         return None
 
+    def left(self, end: int) -> int:
+        """Return how many events before byte `end` are still to be dealt with."""
+        at, count = self.cursor.offset, 0
+        while at < end:
+            _, data = self._read(at, min(end, at + _PIECE))
+            if not data:
+                break
+            count += data.count(b"\n")
+            at += len(data)
+        return count
+
     def sent(self, event: bytes) -> None:
         """Move behind an event that was taken."""
         now = self.cursor

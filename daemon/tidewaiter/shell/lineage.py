@@ -69,8 +69,9 @@ class LineageTracker:
         """Keep everything in memory, or open the file `path`, or make it, and append to it; it is read when needed.
 
         `durable`: what was recorded is on the disk when the call returns; without, after `save()` or `close()`. Where
-        another writer has the file, wait up to `wait_s` seconds. `clock` and `disk` are replaced in tests only. Raises
-        ConfigError (another writer, no permission, no lineage file) and DurabilityError.
+        another writer has the file, wait up to `wait_s` seconds. Opening looks at the first line and the last ones; a
+        line between them that is no record is refused when it is read. `clock` and `disk` are replaced in tests only.
+        Raises ConfigError (another writer, no permission, no lineage file), IntegrityRefusal and DurabilityError.
         """
         self.path = None if path is None else Path(path).absolute()
         self._clock = clock
@@ -298,7 +299,10 @@ class LineageTracker:
                 raise ValueError("this lineage is in memory: name the file to save it in")
 
     def load(self, path: str | os.PathLike[str]) -> int:
-        """Add the records of a lineage file, and return how many were new; ids that are known are the same records.
+        """Add the records of another lineage file, and return how many were new; ids that are known are the same.
+
+        A method of a tracker, not of the class: ``LineageTracker(path)`` is what opens a file, and reads it when asked;
+        ``LineageTracker().load(path)`` reads one into memory that somebody else may be writing.
 
         It takes no lock, so somebody may be writing the file: a last line without its end is left out. Raises
         ConfigError (unreadable, no lineage file) and IntegrityRefusal (a line is no record).

@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import Struct
 
+from tidewaiter.core.errors import ConfigError
 from tidewaiter.core.lineage.records import Derivation, Node, entry_of, part_of
-from tidewaiter.edges.lineage_file import lines_of
+from tidewaiter.edges.lineage_file import check_appendable, lines_of
 from tidewaiter.shell.lineage import LineageTracker
 from tidewaiter.shell.pipelines.facts import FAILED, Note
 
@@ -148,15 +149,20 @@ def _state(source: Node, destination: Node, said: dict[str, Any]) -> Derivation:
 
 
 class LineageRecorder:
-    """Keeps the lineage of runs in a file, for the runner; opens it only when a run has ended."""
+    """Keeps the lineage of runs in a file, for the runner; looks at it before a run and opens it when one has ended."""
 
     name = "record_lineage"
+    what = "the lineage"
 
     def __init__(self, path: str | os.PathLike[str], *, disk: Disk | None = None, wait_s: float = _WAIT_S) -> None:
         """Another run may be writing the same file: each waits up to `wait_s` seconds for the other to end."""
         self.path = Path(path).absolute()
         self._disk = disk
         self._wait_s = wait_s
+
+    def check(self) -> None:
+        """Raise ConfigError or IntegrityRefusal where the lineage could not be appended to; nothing is written."""
+        check_appendable(self.path, self._wait_s)
 
     def started(self, facts: RunFacts) -> Note | None:  # noqa: ARG002 - a run has no lineage before it has read anything
         """Note nothing."""
@@ -165,7 +171,10 @@ class LineageRecorder:
     def ended(self, facts: RunFacts) -> Note | None:
         """Record the run, complete or failed. Raises ConfigError (no lineage file, still being written) and so on."""
         with LineageTracker(self.path, wait_s=self._wait_s, disk=self._disk) as tracker:
-            records = record_run(tracker, facts)
+            try:
+                records = record_run(tracker, facts)
+            except ValueError as error:  # a path that is no text, a record without end
+                raise ConfigError(f"{self.path}: this run cannot be recorded: {error}") from error
             notices = tracker.notices
         if not records:
             return None

@@ -6,7 +6,7 @@ run begins and ends, the audit entry that bears the digest of each line, and wha
 
 The file is written first, the entry second: a line whose entry is missing belongs to a run that died in between, and
 the next run with the same audit log tells that it failed. Shipping is tried once, at the end of the run, for a few
-seconds; what is left goes out with the next run. It never makes a run fail.
+seconds; what is left goes out with the next run, and the note says how much that is. It never makes a run fail.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import hashlib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -26,8 +27,7 @@ from tidewaiter.core.errors import TidewaiterError
 from tidewaiter.core.openlineage.column_lineage import follow
 from tidewaiter.core.openlineage.datasets import FILE, Assertion, Column, ColumnLineage, Dataset, Digest
 from tidewaiter.core.openlineage.events import COMPLETE, FAIL, START, AuditLog, Job, RunEvent, encode
-from tidewaiter.edges.logs import get_logger
-from tidewaiter.edges.openlineage_file import append_event, read_plain
+from tidewaiter.edges.openlineage_file import append_event, check_events, read_plain
 from tidewaiter.edges.openlineage_outbox import Outbox
 from tidewaiter.shell.log_names import utc_now
 from tidewaiter.shell.openlineage_settings import OpenLineagePart, client_of
@@ -39,8 +39,6 @@ if TYPE_CHECKING:
 
     from tidewaiter.edges.durable import Disk
     from tidewaiter.shell.pipelines.facts import RunFacts, TableFacts
-
-log = get_logger()
 
 LAST_SECONDS: Final = 5.0
 """How long the end of a run may take for shipping."""
@@ -55,6 +53,7 @@ class OpenLineageRecorder:
     """Writes the events of runs to one file, and ships them where `part` names a server."""
 
     name = "openlineage"
+    what = "the OpenLineage event"
 
     def __init__(self, path: Path, disk: Disk, part: OpenLineagePart | None = None) -> None:
         """Raises ConfigError for a server or key of no use; nothing is written yet."""
@@ -62,6 +61,12 @@ class OpenLineageRecorder:
         self._disk = disk
         self._part = part or OpenLineagePart()
         self._client = client_of(self._part)
+        url = urlsplit(self._part.url or "")
+        self._server = f"{url.scheme}://{url.netloc}"
+
+    def check(self) -> None:
+        """Raise ConfigError where events could not be appended to the file; nothing is written."""
+        check_events(self._path)
 
     def started(self, facts: RunFacts) -> Note:
         """Tell that a run begins. Raises DurabilityError."""
@@ -71,8 +76,8 @@ class OpenLineageRecorder:
         """Tell how a run ended, and ship what is there. Raises DurabilityError."""
         kind = FAIL if facts.status == FAILED else COMPLETE
         note = self._emit(kind, facts, facts.ended_at or utc_now())
-        self._ship()
-        return note
+        warning = self._ship()
+        return msgspec.structs.replace(note, warning=warning) if warning else note
 
     def _emit(self, kind: str, facts: RunFacts, time: str) -> Note:
         line = encode(batch_event(kind, facts, time, self._part.namespace), tidewaiter.__version__)
@@ -81,24 +86,44 @@ class OpenLineageRecorder:
         # If we die here, the line has no entry; the run has no end either, and the next one tells that it failed.
         return Note(str(self._path), digest, {"event": kind, "first": first, "length": len(line)})
 
-    def _ship(self) -> None:
-        """Send what the file holds, as far as there is time; nothing that goes wrong here is the run's business."""
+    def _ship(self) -> str:
+        """Send what the file holds, as far as there is time, and return in words what was left, if anything.
+
+        Nothing that goes wrong here is the run's business.
+        """
         if self._client is None:
-            return
+            return ""
         cursor = self._path.with_name(f"{self._path.stem}.cursor.json")
         refused = self._path.with_name(f"{self._path.stem}.refused.jsonl")
         try:
             with _alone(cursor.with_suffix(".lock")) as alone:
                 if not alone:  # another run is at it, and will find our events
-                    return
+                    return ""
                 outbox = Outbox(self._disk, cursor, refused, lambda first, last: read_plain(self._path, first, last))
                 shipping = Shipping(outbox, self._client, self._part.timeout)
                 try:
-                    shipping.ship_last(self._path.stat().st_size, LAST_SECONDS)
+                    end = self._path.stat().st_size
+                    refused_before = outbox.cursor.refused
+                    shipping.ship_last(end, LAST_SECONDS)
                 finally:
                     shipping.close()
+                return self._left(outbox.left(end), outbox.cursor.refused - refused_before, refused)
         except (TidewaiterError, OSError) as error:
-            log.warning("openlineage.not_shipped", error=str(error))
+            return f"events not delivered to {self._server}: {error}; kept in {self._path}, the next run sends them"
+
+    def _left(self, left: int, set_aside: int, refused: Path) -> str:
+        said = []
+        if set_aside:
+            said.append(f"{_events(set_aside)} refused by {self._server}; kept in {refused}")
+        if left:
+            said.append(
+                f"{_events(left)} not delivered to {self._server}; kept in {self._path}, the next run sends them"
+            )
+        return "; ".join(said)
+
+
+def _events(number: int) -> str:
+    return f"{number:,} event{'s' * (number != 1)}"
 
 
 @contextlib.contextmanager

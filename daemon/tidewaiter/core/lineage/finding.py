@@ -3,8 +3,8 @@
 Owns: how such a name is understood, and what is said about one that means nothing. Leaves to `core.lineage.graph` the
 nodes.
 
-A name is tried as a record's id, as a location, as ``location@hash`` with the beginning of a hash, and as a run's id,
-in this order.
+A name is tried as a record's id, as a location, as ``location@hash`` with the beginning of a hash, as a run's id, and
+as the beginning of one that only one run has, in this order.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tidewaiter.core.lineage.graph import LineageGraph
 
 _SHORTEST_HASH: Final = 4
+_SHORTEST_RUN: Final = 6
 _NEAREST: Final = 3
 _COMPARED: Final = 3_000
 """Of more locations than these, only the newest are compared; those that end with the name are always found."""
@@ -42,7 +43,7 @@ class Found(Struct, frozen=True):
 def find(graph: LineageGraph, names: Sequence[str]) -> Found:
     """Return what is named; `names` are ways to write the same thing, of which the first that means something counts.
 
-    Raises ConfigError, naming the nearest locations.
+    Raises ConfigError, naming the nearest locations, or the runs whose ids begin so.
     """
     for name in names:
         if (record := graph.record(name)) is not None:
@@ -59,7 +60,19 @@ def find(graph: LineageGraph, names: Sequence[str]) -> Found:
     of_run = [graph.ends(record)[1] for record in graph.records if record.run_id == names[0]]
     if of_run:
         return _both(dict.fromkeys(of_run))
+    if len(names[0]) >= _SHORTEST_RUN and (runs := _runs(graph, names[0])):
+        if len(runs) > 1:
+            said = f"{', '.join(runs[-_NEAREST:])}{', and others' if len(runs) > _NEAREST else ''}"
+            raise ConfigError(f"{names[0]}: {len(runs):,} runs begin so", hint=f"give more of the id: {said}")
+        return find(graph, runs)
     raise ConfigError(f"{names[0]}: no record names this", hint=_hint(graph, names))
+
+
+def _runs(graph: LineageGraph, start: str) -> list[str]:
+    """Return the runs whose ids begin so, in the order in which they were first seen."""
+    recorded = (record.run_id for record in graph.records)
+    known = (node.location for node in graph.nodes if node.kind == "run")
+    return list(dict.fromkeys(name for name in (*recorded, *known) if name.startswith(start)))
 
 
 def _both(nodes: Iterable[int]) -> Found:

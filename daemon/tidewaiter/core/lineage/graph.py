@@ -222,8 +222,8 @@ class LineageGraph:
         allowed = self._allowed(edges)
         kinds = self._kind
         distance = dict.fromkeys(sorted(set(start)), 0)
+        waiting = dict.fromkeys(distance, 0)  # how many records lead to a node from others
         steps: dict[int, list[int]] = {}
-        leads: dict[int, list[int]] = {}
         nodes = list(distance)
         for node in nodes:  # grows while it is gone through
             found = []
@@ -234,13 +234,16 @@ class LineageGraph:
                 number = older[number]
             found.reverse()
             steps[node] = found
-            leads[node] = others = [end[number] for number in found]
             farther = distance[node] + 1
-            for other in others:
-                if other not in distance:
+            for number in found:
+                other = end[number]
+                if other not in waiting:
+                    waiting[other] = 1
                     distance[other] = farther
                     nodes.append(other)
-        return Reached(distance, steps, in_order(distance, leads), end)
+                elif other != node:
+                    waiting[other] += 1
+        return Reached(distance, steps, in_order(distance, steps, end, waiting), end)
 
 
 class Reached:

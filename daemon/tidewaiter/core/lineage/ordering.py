@@ -16,33 +16,45 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 
-def in_order(distance: Mapping[int, int], leads: Mapping[int, Sequence[int]]) -> list[int]:
-    """Return the nodes in their order; `leads` has for each of them those it leads to, itself perhaps too."""
-    order, waiting = _sort(distance, leads)
-    if not waiting:
+def in_order(
+    distance: Mapping[int, int], steps: Mapping[int, Sequence[int]], end: Sequence[int], waiting: dict[int, int]
+) -> list[int]:
+    """Return the nodes in their order.
+
+    `steps` has for each of them the records that lead on from it, `end[record]` is where to, itself perhaps;
+    `waiting`, which is used up, has how many lead to each of them from others.
+    """
+    order = _sort(distance, steps, end, waiting)
+    if len(order) == len(waiting):
         return order
     # what still waits is in a circle or behind one; each circle is made one node, named after its nearest
-    circles = [group for group in components({node: leads[node] for node in waiting}) if len(group) > 1]
+    left = {node: [end[number] for number in steps[node]] for node, count in waiting.items() if count > 0}
     name = {node: node for node in distance}
     members = {}
-    for group in circles:
-        group.sort(key=lambda node: (distance[node], node))
-        members[group[0]] = group
-        name.update(dict.fromkeys(group, group[0]))
+    for group in components(left):
+        if len(group) > 1:
+            group.sort(key=lambda node: (distance[node], node))
+            members[group[0]] = group
+            name.update(dict.fromkeys(group, group[0]))
     joined: dict[int, list[int]] = {node: [] for node in name.values()}
-    for node, others in leads.items():
-        joined[name[node]] += [name[other] for other in others]
-    order, _ = _sort(distance, joined)
+    for node, numbers in steps.items():
+        joined[name[node]] += numbers
+    ends = {number: name[end[number]] for numbers in steps.values() for number in numbers}
+    waiting = dict.fromkeys(joined, 0)
+    for node, numbers in joined.items():
+        for number in numbers:
+            waiting[ends[number]] += ends[number] != node
+    order = _sort(distance, joined, ends, waiting)
     return [node for one in order for node in members.get(one, (one,))]
 
 
-def _sort(distance: Mapping[int, int], leads: Mapping[int, Sequence[int]]) -> tuple[list[int], list[int]]:
-    """Return the nodes that wait for no circle, in their order, and those that do."""
-    waiting = dict.fromkeys(leads, 0)
-    for node, others in leads.items():
-        for other in others:
-            if other != node:
-                waiting[other] += 1
+def _sort(
+    distance: Mapping[int, int],
+    steps: Mapping[int, Sequence[int]],
+    end: Sequence[int] | Mapping[int, int],
+    waiting: dict[int, int],
+) -> list[int]:
+    """Return the nodes that wait for no circle, in their order; the others are still above 0 in `waiting` then."""
     # one number for distance and node compares faster than two
     ready = [distance[node] << 32 | node for node, count in waiting.items() if not count]
     heapq.heapify(ready)
@@ -50,13 +62,12 @@ def _sort(distance: Mapping[int, int], leads: Mapping[int, Sequence[int]]) -> tu
     while ready:
         node = heapq.heappop(ready) & 0xFFFFFFFF
         order.append(node)
-        del waiting[node]
-        for other in leads[node]:
-            if other != node:
-                waiting[other] = count = waiting[other] - 1
-                if not count:
-                    heapq.heappush(ready, distance[other] << 32 | other)
-    return order, list(waiting)
+        for number in steps[node]:
+            other = end[number]
+            waiting[other] = count = waiting[other] - 1
+            if not count:  # below 0 is the node itself
+                heapq.heappush(ready, distance[other] << 32 | other)
+    return order
 
 
 def components(leads: Mapping[int, Sequence[int]]) -> list[list[int]]:

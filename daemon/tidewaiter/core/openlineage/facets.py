@@ -35,6 +35,8 @@ STANDARD: Final = {
     "StorageDatasetFacet": "1-0-1",
 }
 """The standard facets by the names of their schemas, in the newest versions that are published."""
+PRODUCER: Final = "urn:tidewaiter:producer:"
+"""How the producer of every event of ours begins; the version follows."""
 CUSTOM: Final = "urn:tidewaiter:openlineage:1-0-0"
 DIGEST: Final = "TidewaiterContentDigestDatasetFacet"
 AUDIT: Final = "TidewaiterAuditLogRunFacet"
@@ -50,7 +52,7 @@ class Facets:
     def __init__(self, version: str) -> None:
         """`version` is tidewaiter's."""
         self.version = version
-        self.producer = f"urn:tidewaiter:producer:{version}"
+        self.producer = f"{PRODUCER}{version}"
 
     def standard(self, schema: str, **members: object) -> Facet:
         """Return a facet of the specification. Raises KeyError for one whose version is not pinned here."""

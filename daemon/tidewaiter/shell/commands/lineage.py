@@ -49,7 +49,8 @@ NodeArgument = Annotated[
     str,
     typer.Argument(
         metavar="NODE",
-        help="A location, location@HASH with the beginning of a hash for one version of it, a run, or a record's id.",
+        help="A location, location@HASH with the beginning of a hash for one version of it, a run's id or its "
+        "beginning (6 characters or more), or a record's id.",
         show_default=False,
     ),
 ]

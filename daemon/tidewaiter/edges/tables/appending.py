@@ -1,10 +1,11 @@
 """A file that a pipeline appends to, in steps that an audit log commits before they are made.
 
-Owns: the open and locked file, `Extent`, and putting right what a crash left. Leaves to `edges.durable` the system
-calls, and to `shell.pipelines.following` which step is the last one that counts.
+Owns: the open and locked file, `Extent`, and whether the bytes of a step are there. Leaves to `edges.durable` the
+system calls, and to `shell.pipelines.stream_commits` which steps there are, and what becomes of a difference.
 
 The running hash of a file is SHA-256 over the hash before (32 bytes; zeros at the beginning) and the bytes of the step,
-step after step. Invariant: what lies before the last committed step is never written again.
+step after step. Invariants: what lies before the last committed step is never written again; what no step wrote is in
+no hash.
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from tidewaiter.core.audit import GENESIS
-from tidewaiter.core.errors import ConfigError, IntegrityRefusal
+from tidewaiter.core.errors import ConfigError
+from tidewaiter.edges.tables.decompressing import READ_BYTES
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from tidewaiter.edges.durable import Disk
@@ -37,6 +40,10 @@ class Extent(Struct, frozen=True):
         """Return the next step, which appends `data`."""
         return Extent(self.end, self.end + len(data), self.after, _running(self.after, data))
 
+    def follows(self, before: Extent) -> bool:
+        """Tell whether this step begins where the one before ended."""
+        return (self.begin, self.before) == (before.end, before.after)
+
     def holds(self, data: bytes) -> bool:
         """Tell whether `data` are the bytes of this step."""
         return _running(self.before, data) == self.after
@@ -53,6 +60,7 @@ class AppendedFile:
         """Open `path`, or make it, durably. Raises ConfigError (no file, another writer) and DurabilityError."""
         self.path = path
         self._disk = disk
+        self._whole = hashlib.sha256()
         disk.make_directory(path.absolute().parent)
         if os.path.lexists(path) and not path.is_file():
             raise ConfigError(f"{path}: is not a regular file", hint="name a file to append to")
@@ -69,27 +77,25 @@ class AppendedFile:
         """Bytes that are there."""
         return os.fstat(self._fd).st_size
 
-    def needs(self, extent: Extent) -> bool:
-        """Tell whether the bytes of the last committed step are not all there and have to be written again.
+    def confirm(self, extent: Extent, told: Callable[[int], None]) -> bool:
+        """Tell whether the bytes of the next step are there; `told` gets how many bytes of it were read, part by part.
 
-        Raises IntegrityRefusal where bytes of an earlier step are missing.
+        The steps are confirmed, or written, one after the other from the beginning on.
         """
-        if self.length < extent.begin:
-            raise IntegrityRefusal(
-                f"{self.path}: ends at byte {self.length}, but bytes up to {extent.begin} were written and confirmed",
-                hint="restore it from a back-up; nothing was changed",
-            )
-        return not extent.holds(os.pread(self._fd, extent.end - extent.begin, extent.begin))
+        running, whole = hashlib.sha256(bytes.fromhex(extent.before)), self._whole.copy()
+        for at in range(extent.begin, extent.end, READ_BYTES):
+            part = os.pread(self._fd, min(READ_BYTES, extent.end - at), at)
+            running.update(part)
+            whole.update(part)
+            told(len(part))
+        if extent.end > extent.begin and running.hexdigest() != extent.after:
+            return False
+        self._whole = whole
+        return True
 
-    def settle(self, end: int) -> int:
-        """Cut what lies behind `end`, make durable what is there, and return how many bytes were cut."""
-        beyond = self.length - end
-        if beyond > 0:
-            # If we die here, either length may be found; the next start does the same.
-            self._disk.truncate(self._fd, end, self.path)
-        # What was readable after a kill may be in memory only.
+    def settle(self) -> None:
+        """Make durable what is there: what was readable after a kill may be in memory only."""
         self._disk.datasync(self._fd, self.path)
-        return beyond
 
     def write(self, extent: Extent, data: bytes) -> None:
         """Write the bytes of a committed step, durably. Raises NoSpace and DurabilityError."""
@@ -97,12 +103,11 @@ class AppendedFile:
             # If we die here, any part may be found; the next start derives the same bytes again from the input.
             self._disk.write_at(self._fd, data, extent.begin, self.path)
             self._disk.datasync(self._fd, self.path)
+            self._whole.update(data)
 
     def sha256(self) -> str:
-        """Return the SHA-256 (hex) of the whole file, as sha256sum prints it."""
-        with os.fdopen(os.dup(self._fd), "rb") as file:
-            file.seek(0)
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        """Return the SHA-256 (hex) of what was confirmed and written: that of the file, if nobody else wrote to it."""
+        return self._whole.hexdigest()
 
     def close(self) -> None:
         """Let the file go."""

@@ -22,7 +22,7 @@ from msgspec.structs import replace
 
 from tidewaiter.core.errors import ConfigError, IntegrityRefusal, SourceHalt
 from tidewaiter.core.pipelines.table_format import DELIMITED
-from tidewaiter.edges.tables.csv_records import Dialect, cut_block, read_record
+from tidewaiter.edges.tables.csv_records import Dialect, end_of_records, read_record
 from tidewaiter.edges.tables.csv_source import CsvTable
 from tidewaiter.edges.tables.decompressing import READ_BYTES, InputFile, Stamp, stamp_of
 from tidewaiter.edges.tables.json_lines_source import JsonLinesTable
@@ -148,7 +148,7 @@ class RecordReader:
     def whole(self, text: bytes) -> int:
         """Return how many bytes at the beginning of `text` are whole records."""
         if self._form.format in DELIMITED:
-            return cut_block(text, self._dialect)[1]
+            return end_of_records(text, self._dialect)
         return text.rfind(b"\n") + 1
 
     def batches(self, text: bytes, first_row: int) -> Generator[Batch]:

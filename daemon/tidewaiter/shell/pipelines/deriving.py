@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-import msgspec
 from msgspec import Struct
 
 from tidewaiter.core.errors import ConfigError
@@ -21,7 +20,8 @@ from tidewaiter.core.pipelines.table_format import DELIMITED
 from tidewaiter.core.pipelines.transforms import transform
 from tidewaiter.core.pipelines.validation import Validator
 from tidewaiter.edges.tables.row_text import header_line
-from tidewaiter.edges.tables.writers import rows_text
+from tidewaiter.edges.tables.writers import check_writable, rows_text
+from tidewaiter.shell.pipelines.rejections import rejected_line
 from tidewaiter.shell.pipelines.stages import READ, VALIDATE, Stage, reconcile
 
 if TYPE_CHECKING:
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from tidewaiter.shell.pipelines.preparing import Governed
 
 _ROW_BY_ROW: Final = "a followed input goes record by record: filter, derive, select, rename and cast can be used"
-_encoder: Final = msgspec.json.Encoder()
 
 
 class Derived(Struct, frozen=True):
@@ -50,7 +49,7 @@ class Derived(Struct, frozen=True):
 
     def rejected_lines(self) -> bytes:
         """Return the rejected records as JSON lines."""
-        return b"".join(_encoder.encode(each) + b"\n" for each in self.rejected)
+        return b"".join(rejected_line(each, None, each.row) for each in self.rejected)
 
 
 class Deriving:
@@ -77,6 +76,7 @@ class Deriving:
         self._validator = Validator(governed.contract, reader.columns, reader.schema, governed.lists)
         self._planned = governed.plan(self._validator.schema)
         self.schema = self._planned[-1].after if self._planned else self._validator.schema
+        check_writable(governed.output, str(governed.config.output), self.schema)
 
     def beginning(self) -> Derived:
         """Return what stands before all records: the header, where there is one."""

@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import math
 import os
 import signal
 import time
@@ -38,16 +39,16 @@ from tidewaiter.shell.pipelines.config import STANDARD
 from tidewaiter.shell.pipelines.deriving import Deriving
 from tidewaiter.shell.pipelines.facts import COMPLETE, FAILED, RUNNING, RunFacts, TableFacts
 from tidewaiter.shell.pipelines.preparing import contract_facts, govern, library_versions
-from tidewaiter.shell.pipelines.recorders import recorders_of
+from tidewaiter.shell.pipelines.recorders import recorders_of, tell_end
 from tidewaiter.shell.pipelines.recovering import recover
 from tidewaiter.shell.pipelines.rejections import Rejections
 from tidewaiter.shell.pipelines.result import PipelineResult, StepResult
 from tidewaiter.shell.pipelines.stages import columns_of
-from tidewaiter.shell.pipelines.stream_commits import CommittedOutput, Slice
+from tidewaiter.shell.pipelines.stream_commits import CommittedOutput, Slice, is_of
 from tidewaiter.shell.pipelines.trail import Trail
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from tidewaiter.edges.durable import Disk
     from tidewaiter.shell.pipelines.config import PipelineConfig
@@ -58,23 +59,32 @@ if TYPE_CHECKING:
 
 _LOOK_SECONDS: Final = 0.5
 """The longest time that the input is not looked at, if no notification comes."""
+_GATHER_SECONDS: Final = 0.05
+"""Commits of less than a batch are this far apart, so that a steady trickle does not make an entry of each record."""
 _LONGEST: Final = 64 << 20
 """Bytes without the end of a record after which there is no point in waiting for it."""
 
 
 def follow_pipeline(
-    config: PipelineConfig, *, watch: Watch, disk: Disk, go_on: Callable[[], bool] = lambda: True
+    config: PipelineConfig,
+    *,
+    watch: Watch,
+    disk: Disk,
+    go_on: Callable[[], bool] = lambda: True,
+    clock: Callable[[], float] = time.monotonic,
+    pause: Callable[[float], Awaitable[object]] = asyncio.sleep,
 ) -> PipelineResult:
     """Follow the input of `config` until SIGTERM or SIGINT, and return what this run came to.
 
-    `go_on` is asked each time when nothing new is there, and may end the run. A bad record under ``halt``, an input
+    `go_on` is asked each time when nothing new is there, and may end the run; `clock` and `pause` (seconds) are there
+    for tests. A bad record under ``halt``, an input
     that is not what it was, and a disk that refuses end it too, and are told in the result. The counts of the result
     are those of this run, its hashes those of the whole output, and of the input as far as it was taken; they are
     empty without success. Raises ConfigError.
     """
     with contextlib.ExitStack() as opened:
         try:
-            stream = _Stream(govern(config), watch, disk, opened)
+            stream = _Stream(govern(config), watch, disk, opened, clock, pause)
         except ConfigError:
             raise
         except TidewaiterError as error:
@@ -85,12 +95,24 @@ def follow_pipeline(
 class _Stream:
     """One run over a followed input."""
 
-    def __init__(self, governed: Governed, watch: Watch, disk: Disk, opened: contextlib.ExitStack) -> None:
+    def __init__(
+        self,
+        governed: Governed,
+        watch: Watch,
+        disk: Disk,
+        opened: contextlib.ExitStack,
+        clock: Callable[[], float],
+        pause: Callable[[float], Awaitable[object]],
+    ) -> None:
         """Open everything; ConfigError before anything is written."""
         self._governed, self._watch = governed, watch
         self._config = config = governed.config
         self._began = time.monotonic()
         self._stopping = False
+        self._compared_bytes = 0
+        self._clock, self._pause = clock, pause
+        self._committed_at = -math.inf
+        self._warnings: tuple[str, ...] = ()
         path = _only_file(config)
         self._input = GrowingFile(path, known_format(str(path), governed.input_said))
         opened.callback(self._input.close)
@@ -108,6 +130,18 @@ class _Stream:
             keeps=governed.on_invalid == "quarantine",
         )  # fmt: skip
         opened.callback(self._output.close)
+        self._refuse_other_input()
+
+    def _refuse_other_input(self) -> None:
+        """Refuse another file than the one that the output was begun from; that one may have got another name."""
+        last, path = self._output.last, str(self._input.path.absolute())
+        if last is None or last.input.file == path:
+            return
+        if not is_of(last.input, self._input.read(last.input.begin, last.input.end - last.input.begin)):
+            raise ConfigError(
+                f"{self._config.output}: this output was begun from {last.input.file}; {path} is another input",
+                hint="go on with that one, or follow this one into an output and an audit log of its own",
+            )
 
     def _open_header(self) -> tuple[int, Deriving]:
         """Read the header, which has to be there, and type the steps."""
@@ -149,7 +183,9 @@ class _Stream:
         error: TidewaiterError | None = None
         try:
             self._trail.started(self._facts, {"from_byte": begin, "from_record": records + 1})
-            self._tell("started")
+            for recorder in self._recorders:
+                if (note := recorder.started(self._at_position())) is not None:
+                    self._trail.noted(recorder.name, note)
             self._put_right()
             asyncio.run(self._follow(go_on))
             self._finish(COMPLETE, "")
@@ -175,9 +211,16 @@ class _Stream:
             lambda text, commit: (
                 self._deriving.derive(text, commit.input.before + 1) if commit.number else self._deriving.beginning()
             ),
+            self._compared,
         )
         if told:
             self._watch.recovered(told)
+
+    def _compared(self, count: int) -> None:
+        """Show how much of the output was compared."""
+        self._compared_bytes += count
+        total = self._output.length
+        self._watch.progressed(bytes_read=self._compared_bytes, bytes_total=total, records=0, rejected=0)
 
     async def _follow(self, go_on: Callable[[], bool]) -> None:
         """Take slices until told to stop; a signal waits for the slice in hand."""
@@ -197,6 +240,7 @@ class _Stream:
                     handlers.callback(loop.remove_signal_handler, number)
             try:
                 while not self._stopping:
+                    await self._gather()
                     if self._advance():
                         await asyncio.sleep(0)  # lets a signal be seen
                     elif go_on():
@@ -208,6 +252,14 @@ class _Stream:
                 with contextlib.suppress(asyncio.CancelledError):
                     await watcher
 
+    async def _gather(self) -> None:
+        """Let a trickle become one slice: wait until the last commit is _GATHER_SECONDS old, unless a batch is full."""
+        last = self._output.last
+        assert last is not None  # noqa: S101 - `_put_right` came first
+        rest = self._committed_at + _GATHER_SECONDS - self._clock()
+        if rest > 0 and 0 < self._input.size - last.input.end < self._config.batch_bytes:
+            await self._pause(rest)
+
     def _advance(self) -> bool:
         """Take the next slice. False if no whole record is there. Raises SourceHalt at a bad record under ``halt``."""
         last = self._output.last
@@ -216,7 +268,7 @@ class _Stream:
         text = self._next_text(begin)
         if not text:
             return False
-        derived = self._deriving.derive(text, first)
+        text, derived = self._derive(text, first)
         if self._governed.on_invalid == "halt" and derived.rejected:
             before = self._deriving.upto(text, first, derived.rejected[0].row)
             if before:
@@ -225,7 +277,23 @@ class _Stream:
             self._rejections.settle()
         self._rejections.take(0, derived.rejected)
         self._commit(begin, text, derived)
+        self._committed_at = self._clock()
         return True
+
+    def _derive(self, text: bytes, first: int) -> tuple[bytes, Derived]:
+        """Return what whole records come to: all of `text`, or some at its beginning, where a later one halts the run.
+
+        So all before a value that the output cannot hold is committed. Raises SourceHalt where the first record does.
+        """
+        while True:
+            try:
+                return text, self._deriving.derive(text, first)
+            except SourceHalt:
+                whole = self._deriving.whole(text[: len(text) // 2])
+                shorter = text[:whole] or self._deriving.upto(text, first, first + 1)
+                if shorter == text:
+                    raise
+                text = shorter
 
     def _next_text(self, begin: int) -> bytes:
         """Return whole records from `begin` on, about as many as make a batch; nothing if there is none."""
@@ -290,15 +358,12 @@ class _Stream:
             removed_records=sum(stage.removed for stage in totals),
             rejected_records=self._rejections.count,
         )
-        self._tell("ended")
+        self._warnings += tell_end(self._recorders, self._trail, self._at_position)
         if status == COMPLETE:
             self._trail.completed(self._facts, source.sha256)
 
-    def _tell(self, what: str) -> None:
-        for recorder in self._recorders:
-            facts = msgspec.structs.replace(self._facts, audit=self._trail.position())
-            if (note := getattr(recorder, what)(facts)) is not None:
-                self._trail.noted(recorder.name, note)
+    def _at_position(self) -> RunFacts:
+        return msgspec.structs.replace(self._facts, audit=self._trail.position())
 
     def _result(self, error: TidewaiterError | None) -> PipelineResult:
         facts, config = self._facts, self._config
@@ -314,6 +379,7 @@ class _Stream:
             output_hash="" if facts.output is None else facts.output.sha256,
             duration_ms=round((time.monotonic() - self._began) * 1000, 3),
             errors=() if error is None else (str(error),),
+            warnings=self._warnings,
             rejections=tuple(self._rejections.shown),
             steps=tuple(
                 StepResult(step.name, step.kind, step.records_in, step.records_out, step.removed, step.rejected)

@@ -217,6 +217,21 @@ def test_a_pydantic_model_becomes_a_contract() -> None:
     assert contract_from_pydantic(ClaimLine, "lines").count('contract = "lines"') == 1
 
 
+@pytest.mark.parametrize(
+    ("schema", "name", "message"),
+    [
+        ("x", "p", "schema: must be a dict, as json.load gives it, not str"),
+        ([], "p", "schema: must be a dict, as json.load gives it, not list"),
+        ({}, 5, "name: must be a text, not int"),
+        ({"type": "object", "properties": {"a": True}}, "p", r"p: \$\.properties\.a: is no schema"),
+    ],
+)
+def test_what_is_no_schema_is_refused(schema: object, name: object, message: str) -> None:
+    """Anything but a dict and a text is a clear error, never one of Python's own."""
+    with pytest.raises(ConfigError, match=message):
+        contract_from_json_schema(schema, name)  # type: ignore[arg-type]
+
+
 def test_what_is_no_pydantic_model_is_refused() -> None:
     """A class without a schema is a clear error."""
     with pytest.raises(ConfigError, match="is no pydantic model"):

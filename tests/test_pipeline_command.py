@@ -181,7 +181,6 @@ def test_lineage_and_openlineage_are_recorded(place: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("-i", "nowhere.csv", "-o", "out.csv"), "nowhere.csv"),
         (("-i", "in.csv", "-o", "out.csv", "-c", "nowhere.toml"), "nowhere.toml"),
         (("-i", "in.csv", "-o", "-", "--output-format", "csv"), "--audit FILE or --no-audit"),
         (("-i", "in.csv", "-o", "out.csv", "-a", "x", "--no-audit"), "--no-audit"),

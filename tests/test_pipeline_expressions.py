@@ -11,8 +11,11 @@ from typing import Any
 import pytest
 
 from expression_demo import GROUND, KEY, SCHEMA, fail, results_of, rows, type_of, value
+from tidewaiter.core.contract import compile_contract
 from tidewaiter.core.errors import ConfigError
+from tidewaiter.core.pipelines.columns import STRING
 from tidewaiter.core.pipelines.expressions import compile_expression
+from tidewaiter.core.pipelines.validation import Validator
 
 # -- functions ---------------------------------------------------------------------------------------------------------
 
@@ -311,6 +314,10 @@ def test_null_is_unknown(text: str, expected: object) -> None:
         ("upper(text=s)", "0: Call is not allowed"),
         ("s.upper()", "0: Call is not allowed"),
         ("[s for s in t]", "0: ListComp is not allowed: allowed: and or not, comparisons"),
+        ("class == 'x'", "0: 'class' is no plain name here: write column('class')"),
+        ("s == 'from' and (from == 1)", "17: 'from' is no plain name here: write column('from')"),
+        ("not is", "4: 'is' is no plain name here: write column('is')"),
+        ("s == 'class' s", "0: is not an expression: invalid syntax"),
         ("words > 1", "0: there is no column 'words' here: did you mean 'two words'?"),
         ("min_of(" * 12 + "n" + ", 1)" * 12, "0: is too large: derive its parts in a step before"),
     ],
@@ -318,5 +325,19 @@ def test_null_is_unknown(text: str, expected: object) -> None:
 def test_what_cannot_be_meant_is_refused_where_it_stands(text: str, message: str) -> None:
     """The error names the character of the expression and what to write instead."""
     with pytest.raises(ConfigError) as refused:
-        compile_expression(text, SCHEMA, fail, ground=GROUND)
+        compile_expression(text, {**SCHEMA, "is": STRING}, fail, ground=GROUND)
     assert str(refused.value).startswith(message)
+
+
+def test_a_check_of_a_contract_says_the_same() -> None:
+    """With the place in the contract's file."""
+    text = "contract = 'c'\nversion = 1\n[field]\nclass = { type = 'string' }\n[check.a]\nwhen = \"class == 'x'\"\n"
+    contract = compile_contract(text.encode(), "c.toml", for_stream=False)
+    with pytest.raises(ConfigError, match=r"^c.toml:6:9: check.a.when: 'class' is no plain .*write column\('class'\)"):
+        Validator(contract, ("class",), None)
+
+
+def test_a_column_named_like_a_word_of_the_grammar_is_reached_by_its_name() -> None:
+    """What the error tells to write is what works."""
+    compiled = compile_expression("column('class') == 'x'", {"class": STRING}, fail)
+    assert compiled.names == {"class"}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from rigs.faulty_disk import Fault, FaultyDisk
-from tidewaiter.core.errors import EXIT_DURABILITY, EXIT_INTEGRITY, ConfigError
+from tidewaiter.core.errors import EXIT_CLEAN, EXIT_DURABILITY, EXIT_INTEGRITY, ConfigError
 from tidewaiter.core.pipelines.transforms import transform
 from tidewaiter.edges.durable import NoSpace
 from tidewaiter.pipeline import Pipeline, PipelineConfig, PipelineResult, run_pipeline
@@ -147,6 +147,9 @@ class Refusing:
     """A recorder that cannot write at the end of a complete run."""
 
     name = "refusing"
+    what = "the record"
+
+    def check(self) -> None: ...
 
     def __init__(self) -> None:
         self.ends: list[RunFacts] = []
@@ -159,16 +162,20 @@ class Refusing:
         raise NoSpace("elsewhere: no space")
 
 
-def test_a_recorder_that_fails_makes_the_run_fail(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The output is in place by then, and both result and trail say so."""
+def test_a_recorder_that_fails_after_publication_is_a_warning(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The output is in place by then: the run succeeded, and result and trail say what was not recorded."""
     refusing = Refusing()
-    monkeypatch.setattr(running, "recorders_of", lambda *_: (refusing,))
+    monkeypatch.setattr(running, "recorders_of", lambda *_: (refusing, refusing))
     result = run(place)
-    assert (result.success, result.exit_code) == (False, EXIT_DURABILITY)
-    assert "elsewhere: no space (the output is in place)" in result.errors[0]
+    assert (result.success, result.exit_code, result.errors) == (True, EXIT_CLEAN, ())
+    assert result.warnings == ("the record was not recorded: elsewhere: no space",) * 2
     assert (place / "out" / "out.csv").read_bytes() != PREVIOUS
-    assert [status for status, _ in ends(place)] == ["started", "failed"]
-    assert "the output is in place" in ends(place)[-1][1]
+    assert [status for status, _ in ends(place)] == ["started", "completed"]
+    entries = [json.loads(line) for line in (place / "audit.jsonl").read_bytes().splitlines()]
+    refused = [entry for entry in entries if entry.get("stage") == "refusing"]
+    assert [(entry["status"], entry["details"]["error"]) for entry in refused] == [
+        ("failed", "elsewhere: no space")
+    ] * 2
 
 
 def test_a_run_that_died_is_told_to_the_recorders(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -110,6 +110,8 @@ def test_the_contract_says_what_it_was_inferred_from() -> None:
     assert inference.contract("sample_input") == (
         """\
 # Inferred from 3 records: every one of them meets it. Read it, tighten it, and pin it.
+# Identifiers made of digits (of a patient, a provider, a place) are best a string: no one adds them up.
+# Amounts are written with all decimals of their column.
 # Reference: config/README.md, Contracts.
 
 contract = "sample_input"

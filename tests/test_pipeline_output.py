@@ -166,10 +166,10 @@ def test_a_dialect_is_kept_to(place: Path) -> None:
     assert (place / "t.tsv").read_text() == 'a;b\tc\nx;y\t1\nit\'s\t2\n""\t3\n\t4\n'
 
 
-def test_a_null_alone_in_its_row_is_a_line_that_readers_see(place: Path) -> None:
-    """An empty line would be skipped by many a reader: it is a pair of quotes instead."""
+def test_a_null_alone_in_its_row_is_an_empty_line(place: Path) -> None:
+    """As a pair of quotes it would be read as an empty text."""
     write(place / "t.csv", [rows({"a": [None, "x", ""]}, a=pl.String())])
-    assert (place / "t.csv").read_text() == 'a\n""\nx\n""\n'
+    assert (place / "t.csv").read_text() == 'a\n\nx\n""\n'
 
 
 def test_no_rows_make_a_file_all_the_same(place: Path) -> None:

@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 import hashlib
+import re
+from typing import TYPE_CHECKING
 
 import polars as pl
 import pytest
 
+from support import REPOSITORY
 from tidewaiter.core.errors import ConfigError
-from tidewaiter.core.pipelines.columns import BOOLEAN, DATE, FLOAT, INTEGER, STRING, TIMESTAMP, ColumnType, Schema
+from tidewaiter.core.pipelines.columns import (
+    BOOLEAN,
+    DATE,
+    FLOAT,
+    INTEGER,
+    KINDS,
+    STRING,
+    TIMESTAMP,
+    ColumnType,
+    Schema,
+)
 from tidewaiter.core.pipelines.expression_types import Ground, Reference
 from tidewaiter.core.pipelines.planning import plan
+from tidewaiter.core.pipelines.step_casts import castable
 from tidewaiter.core.pipelines.step_files import places, read_pipeline
 from tidewaiter.core.pipelines.steps import (
     Aggregate,
@@ -27,6 +41,10 @@ from tidewaiter.core.pipelines.steps import (
     Step,
 )
 from tidewaiter.core.pipelines.table_format import TableFormat
+from tidewaiter.shell.pipelines.composing import Pipeline
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 TWO = ColumnType("decimal", 2)
 SCHEMA: Schema = {
@@ -49,6 +67,25 @@ def refusal(text: str) -> str:
     with pytest.raises(ConfigError) as refused:
         planned(text)
     return str(refused.value)
+
+
+# -- casts -------------------------------------------------------------------------------------------------------------
+
+
+def test_the_table_of_casts_is_what_planning_allows() -> None:
+    """Which type becomes which is written in config/README.md; each type also stays what it is."""
+    page = (REPOSITORY / "config" / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`.+) \| (.+) \|$", page.split("\n#### Casts\n", 1)[1].split("\n#### ", 1)[0], re.MULTILINE)
+    said = {one: (one, *kinds_in(to)) for had, to in rows for one in kinds_in(had)}
+    assert set(said) == set(KINDS)
+    for had in KINDS:
+        allowed = {wanted for wanted in KINDS if castable(ColumnType(had), ColumnType(wanted))}
+        assert allowed == (set(KINDS) if had == "string" else set(said[had])), had
+
+
+def kinds_in(cell: str) -> list[str]:
+    """Return the types that a cell of the table names."""
+    return [kind for kind in KINDS if re.search(f"`{kind}(\\([mn]\\))?`", cell)]
 
 
 # -- reading -----------------------------------------------------------------------------------------------------------
@@ -144,41 +181,85 @@ def test_what_may_be_left_out_has_its_default() -> None:
         ("[input]\ndelimeter = ';'", "p.toml:4:1: input.delimeter: unknown key: did you mean 'delimiter'?"),
         ("[input]\nheader = 'no'", "p.toml:4:10: input.header: must be true or false, not a string"),
         ("[input]\nformat = 'xls'", "p.toml:4:10: input.format: 'xls' is not allowed"),
-        ("[input]\ncolumns = ['a', 'a']", "p.toml:4:17: input.columns.1: 'a' is named twice"),
+        ("[input]\ncolumns = ['a', 'a']", "p.toml:4:17: input.columns.2: 'a' is named twice"),
         ("[output]\nencoding = 'utf-8'", "p.toml:4:1: output.encoding: unknown key"),
         ("[keys]\nk = {}", "p.toml:4:5: keys.k: must name one place"),
         ("[keys]\nk = 'secret'", 'p.toml:4:5: keys.k: must be a table { file = "…" }, not a string'),
         ("[keys]\nk = { value = 'x' }", "p.toml:4:7: keys.k.value: unknown key"),
         ("[list]\nl = { file = 'x' }", "p.toml:4:1: list.l.key: is missing"),
         ("step = 3", "p.toml:3:8: step: must be a list, not an integer"),
-        ("step = [1]", "p.toml:3:9: step.0: must be a table: write [[step]], not an integer"),
-        ("[[step]]\nname = 'x'", "p.toml:3:1: step.0: does nothing: each [[step]] has one of: filter, derive"),
-        ("[[step]]\nfilter = 'a'\nsort = ['a']", "p.toml:5:1: step.0.sort: does more than one thing: filter and sort"),
-        ("[[step]]\nfiltre = 'a'", "p.toml:4:1: step.0.filtre: unknown key: did you mean 'filter'?"),
-        ("[[step]]\nfilter = true", "p.toml:4:10: step.0.filter: must be text in quotes, not a boolean"),
-        ("[[step]]\nderive = {}", "p.toml:4:10: step.0.derive: is empty: write derive = { total ="),
-        ("[[step]]\nderive = { a = 1.5 }", "p.toml:4:16: step.0.derive.a: must be text in quotes, not a decimal"),
-        ("[[step]]\nselect = []", "p.toml:4:10: step.0.select: is empty"),
-        ("[[step]]\nselect = ['id', 3]", "p.toml:4:17: step.0.select.1: must be text in quotes, not an integer"),
-        ("[[step]]\nselect = ['id', '']", "p.toml:4:17: step.0.select.1: is empty"),
-        ("[[step]]\nrename = ['a']", "p.toml:4:10: step.0.rename: must be a table, not an array: write rename = {"),
-        ("[[step]]\ncast = { a = 'decimal(19)' }", "p.toml:4:14: step.0.cast.a: there is no type 'decimal(19)'"),
-        ("[[step]]\ncast = { a = 'int' }", "p.toml:4:14: step.0.cast.a: there is no type 'int': did you mean 'int"),
-        ("[[step]]\ndeduplicate = { by = ['a'], kep = 'first' }", "p.toml:4:29: step.0.deduplicate.kep: unknown key"),
-        ("[[step]]\ndeduplicate = { keep = 'first' }", "p.toml:4:1: step.0.deduplicate.by: is missing"),
-        ("[[step]]\ndeduplicate = { by = ['a'], keep = 'any' }", "p.toml:4:36: step.0.deduplicate.keep: 'any' is not"),
-        ("[[step]]\njoin = { on = { a = 'b' }, take = ['c'] }", "p.toml:4:1: step.0.join.file: is missing"),
-        ("[[step]]\njoin = { file = 'x', take = ['c'] }", "p.toml:4:1: step.0.join.on: is missing: write on = {"),
-        ("[[step]]\nsort = ['a', '-a']", "p.toml:4:14: step.0.sort.1: '-a' cannot be sorted by: once each"),
-        ("[[step]]\nsort = ['-']", "p.toml:4:9: step.0.sort.0: '-' cannot be sorted by"),
-        ("[[step]]\nname = 'x'\nsort = ['a']\n[[step]]\nname = 'x'\nsort = ['a']", "p.toml:7:8: step.1.name: another"),
-        ("[[step]]\nsort = ['a']\n[[step]]\nname = '1_sort'\nsort = ['a']", "p.toml:6:8: step.1.name: another step is"),
+        ("step = [1]", "p.toml:3:9: step 1: must be a table: write [[step]], not an integer"),
+        ("[[step]]\nname = 'x'", "p.toml:3:1: step 1: does nothing: each [[step]] has one of: filter, derive"),
+        ("[[step]]\nfilter = 'a'\nsort = ['a']", "p.toml:5:1: step 1: sort: does more than one thing: filter and sort"),
+        ("[[step]]\nfiltre = 'a'", "p.toml:4:1: step 1: filtre: unknown key: did you mean 'filter'?"),
+        ("[[step]]\nfilter = true", "p.toml:4:10: step 1 (1_filter): filter: must be text in quotes, not a boolean"),
+        ("[[step]]\nderive = {}", "p.toml:4:10: step 1 (1_derive): derive: is empty: write derive = { total ="),
+        ("[[step]]\nderive = { a = 1.5 }", "p.toml:4:16: step 1 (1_derive): derive.a: must be text in quotes, not a d"),
+        ("[[step]]\nselect = []", "p.toml:4:10: step 1 (1_select): select: is empty"),
+        ("[[step]]\nselect = ['id', 3]", "p.toml:4:17: step 1 (1_select): select.2: must be text in quotes, not an in"),
+        ("[[step]]\nselect = ['id', '']", "p.toml:4:17: step 1 (1_select): select.2: is empty"),
+        ("[[step]]\nrename = ['a']", "p.toml:4:10: step 1 (1_rename): rename: must be a table, not an array: write re"),
+        ("[[step]]\ncast = { a = 'decimal(19)' }", "p.toml:4:14: step 1 (1_cast): cast.a: there is no type 'decimal(1"),
+        ("[[step]]\ncast = { a = 'decimal' }", "p.toml:4:14: step 1 (1_cast): cast.a: there is no type 'decimal': say"),
+        ("[[step]]\ncast = { a = 'int' }", "p.toml:4:14: step 1 (1_cast): cast.a: there is no type 'int': did you mea"),
+        ("[[step]]\ndeduplicate = { by = ['a'], kep = 'first' }", "p.toml:4:29: step 1 (1_deduplicate): deduplicate.k"),
+        ("[[step]]\ndeduplicate = { keep = 'first' }", "p.toml:4:1: step 1 (1_deduplicate): deduplicate.by: is missin"),
+        ("[[step]]\ndeduplicate = { by = ['a'], keep = 'any' }", "p.toml:4:36: step 1 (1_deduplicate): deduplicate.ke"),
+        ("[[step]]\njoin = { on = { a = 'b' }, take = ['c'] }", "p.toml:4:1: step 1 (1_join): join.file: is missing"),
+        ("[[step]]\njoin = { file = 'x', take = ['c'] }", "p.toml:4:1: step 1 (1_join): join.on: is missing: write on"),
+        ("[[step]]\nsort = ['a', '-a']", "p.toml:4:14: step 1 (1_sort): sort.2: '-a' cannot be sorted by: once each"),
+        ("[[step]]\nsort = ['-']", "p.toml:4:9: step 1 (1_sort): sort.1: '-' cannot be sorted by"),
+        ("[[step]]\nname = 'x'\nsort = ['a']\n[[step]]\nname = 'x'\nsort = ['a']", "p.toml:7:8: step 2 (x): name: ano"),
+        ("[[step]]\nsort = ['a']\n[[step]]\nname = '1_sort'\nsort = ['a']", "p.toml:6:8: step 2 (1_sort): name: anoth"),
         ("x = ", "p.toml:3:5: is not TOML"),
     ],
 )  # fmt: skip
 def test_a_fault_in_the_file_is_shown_where_it_stands(text: str, message: str) -> None:
     """File, line, column, key, and the nearest word that is allowed."""
     assert refusal(text).startswith(message), refusal(text)
+
+
+def test_the_input_says_its_encoding_by_any_name_and_how_far_it_may_grow() -> None:
+    """Another name of an encoding means the same; the ratio is a whole number."""
+    read = read_pipeline((HEAD + '[input]\nencoding = "CP1252"\nmax_ratio = 500\n').encode(), "p.toml")
+    assert (read.input.encoding, read.input.max_ratio) == ("windows-1252", 500)
+    assert "p.toml:4:13: input.max_ratio: 0 is no ratio" in refusal("[input]\nmax_ratio = 0")
+    assert "input.max_ratio: must be a whole number, not a decimal number" in refusal("[input]\nmax_ratio = 1.5")
+    assert "output.max_ratio: unknown key" in refusal("[output]\nmax_ratio = 5")
+
+
+@pytest.mark.parametrize(
+    ("add", "message"),
+    [
+        (lambda one: one.filter(5), r"^step 2 \(2_filter\): filter: must be text in quotes, not an integer"),
+        (lambda one: one.filter("value >"), r"^step 2 \(2_filter\): filter: character 7: is not an expression"),
+        (lambda one: one.derive(a="1", b="class"), r"^step 2 \(2_derive\): derive.b: character 1: .*column\('class'\)"),
+        (lambda one: one.derive(a=5), r"^step 2 \(2_derive\): derive.a: must be text in quotes"),
+        (lambda one: one.select(), r"^step 2 \(2_select\): select: is empty"),
+        (lambda one: one.cast(a="decimal"), r"^step 2 \(2_cast\): cast.a: there is no type 'decimal': say how many"),
+        (lambda one: one.join("c.csv", on="id", take=["x"]), r"^step 2 \(2_join\): join.on: must be a table"),
+        (lambda one: one.aggregate(by="id", n="count()"), r"^step 2 \(2_aggregate\): aggregate.by: must be a list"),
+        (lambda one: one.sort("id").named("first"), r"^step 2 \(first\): name: another step is called 'first'"),
+    ],
+)
+def test_a_composed_step_is_refused_at_once_and_by_its_name(add: Callable[[Pipeline], Pipeline], message: str) -> None:
+    """Nobody has seen the text that stands behind it: neither file nor line is named."""
+    first = Pipeline("p").filter("id == 'x'").named("first")
+    with pytest.raises(ConfigError, match=message):
+        add(first)
+
+
+def test_a_composed_pipeline_holds_only_what_a_file_can() -> None:
+    """Other values of Python are a TypeError where they are given."""
+    with pytest.raises(TypeError, match="a pipeline holds texts, lists and tables, not NoneType"):
+        Pipeline("p").filter(None)  # type: ignore[arg-type]
+
+
+def test_a_composed_step_is_planned_under_its_name() -> None:
+    """Errors about columns name the step and the character of the text."""
+    pipeline = read_pipeline(Pipeline("p").filter("nope > 1").named("early").to_toml().encode(), "<Pipeline>")
+    with pytest.raises(ConfigError, match=r"^step 1 \(early\): filter: character 1: there is no column 'nope'"):
+        plan(pipeline.steps, SCHEMA, places(pipeline))
 
 
 @pytest.mark.parametrize(

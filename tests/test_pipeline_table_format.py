@@ -38,6 +38,7 @@ def test_what_was_said_goes_before_the_name() -> None:
         ("a.csv", TableFormat(format="excel"), "format 'excel' is not known: one of csv, tsv"),
         ("a.csv", TableFormat(compression="bz2"), "compression 'bz2' is not known: one of none, gzip"),
         ("a.csv", TableFormat(encoding="ebcdic"), "encoding 'ebcdic' is not known: one of utf-8"),
+        ("a.csv.gz", TableFormat(max_ratio=0), "max_ratio 0 cannot be used: max_ratio is a whole number from 1"),
         ("a.parquet.gz", TableFormat(), "not compressed as a whole"),
         ("a.jsonl", TableFormat(delimiter=";"), "delimiter means nothing for jsonl"),
         ("a.csv", TableFormat(delimiter="::"), "delimiter '::' cannot be used"),
@@ -48,3 +49,15 @@ def test_what_cannot_be_read_is_refused(name: str, said: TableFormat, problem: s
     """Before any file is opened, naming the word and what is allowed."""
     with pytest.raises(ConfigError, match=problem):
         known_format(name, said)
+
+
+@pytest.mark.parametrize(
+    ("word", "encoding"),
+    [
+        ("UTF8", "utf-8"), ("utf_8", "utf-8"), ("Latin1", "latin-1"), ("ISO-8859-1", "latin-1"),
+        ("iso_8859_1", "latin-1"), ("cp1252", "windows-1252"), ("Windows-1252", "windows-1252"), ("utf16", "utf-16"),
+    ],
+)  # fmt: skip
+def test_an_encoding_has_its_usual_other_names(word: str, encoding: str) -> None:
+    """Whatever the case, and with _ or -."""
+    assert known_format("a.csv", TableFormat(encoding=word)).encoding == encoding

@@ -93,13 +93,14 @@ class Disk:
 
     # -- with their meaning --------------------------------------------------------------------------------------
 
-    def open(self, path: Path) -> int:
+    def open(self, path: Path, *, follow: bool = True) -> int:
         """Open `path` for reading and writing, creating it; the name is durable only after `sync_directory`.
 
-        Raises ConfigError where the file cannot be opened for writing at any offset, `chattr +a` included.
+        Raises ConfigError where the file cannot be opened for writing at any offset, `chattr +a` included; and where
+        it is a symbolic link and `follow` is not said.
         """
         try:
-            return self._open(path, os.O_RDWR | os.O_CREAT)
+            return self._open(path, os.O_RDWR | os.O_CREAT | (0 if follow else os.O_NOFOLLOW))
         except OSError as error:
             if error.errno in _FULL:
                 raise NoSpace(f"{path}: cannot be created: {error.strerror}", hint="free some space") from error

@@ -215,7 +215,10 @@ class Grouping:
 
 def _plain(name: str, schema: Schema) -> pl.Expr:
     """Return the column with one form of each value: zero has no sign."""
-    return pl.col(name) + 0.0 if schema[name].kind == "float" else pl.col(name)
+    column = pl.col(name)
+    if schema[name].kind != "float":
+        return column
+    return pl.when(column == 0).then(0.0).otherwise(column)  # adding 0.0 would be left out as of no use
 
 
 def _of_rows(place: int, measure: Measure, schema: Schema) -> list[pl.Expr]:

@@ -40,6 +40,7 @@ _FORMATS: Final = {"date": "date", "date-time": "timestamp"}
 _UUID: Final = "^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$"
 _WORD_START: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _ONE_TYPE: Final = "one type, and null beside it where it may be absent"
+_CALLED: Final = 'contract_from_json_schema(schema, "payment")'
 _REFERENCE: Final = "#/$defs/"
 
 Schema = Mapping[str, Any]
@@ -50,6 +51,10 @@ def contract_from_json_schema(schema: Schema, name: str) -> str:
 
     Raises ConfigError naming the path of the first keyword that a contract cannot say.
     """
+    for what, value, kind in (("schema", schema, Mapping), ("name", name, str)):
+        if not isinstance(value, kind):
+            wanted = "a text" if kind is str else "a dict, as json.load gives it"
+            raise ConfigError(f"{what}: must be {wanted}, not {type(value).__name__}", hint=_CALLED)
     return _Import(schema, name).text()
 
 
@@ -139,6 +144,8 @@ class _Import:
 
     def _field(self, path: str, given: Schema, *, required: bool) -> dict[str, str]:
         """Return the keys of one field, values as TOML."""
+        if not isinstance(given, Mapping):
+            raise self._refuse(path, "is no schema", 'describe the property: {"type": "string"}')
         default = given.get("default")
         title = given.get("description", given.get("title"))
         schema, nullable = self._resolved(path, {key: value for key, value in given.items() if key != "default"})

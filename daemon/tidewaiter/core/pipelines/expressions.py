@@ -9,7 +9,9 @@ true or unknown is true), and arithmetic with it gives null. is_null(), is_set()
 
 from __future__ import annotations
 
+import keyword
 import operator
+import re
 from decimal import Decimal
 from fractions import Fraction
 from functools import reduce
@@ -33,7 +35,7 @@ from tidewaiter.core.pipelines.mixing import EXACT, alike, common_type
 from tidewaiter.core.scenarios.expressions import ALLOWED, Fail, Node, parse_expression
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from tidewaiter.core.errors import ConfigError
 
@@ -52,6 +54,10 @@ _OPERATORS: Final[dict[str, Callable[[pl.Expr, pl.Expr], pl.Expr]]] = {
 }
 _MIRRORED: Final = {"==": "==", "!=": "!=", "<": ">", "<=": ">=", ">": "<", ">=": "<="}
 _UNORDERED: Final = ("string", "boolean")
+_TEXT_OR_WORD: Final = re.compile(r"'[^']*'?|\"[^\"]*\"?|[^\W\d]\w*")
+_NO_EXPRESSION: Final = "is not an expression"
+_OWN_WORDS: Final = frozenset(("and", "or", "not", "in", "is", "if", "else", "True", "False", "None"))
+"""Words that a person may well have meant as such; every other keyword of Python can only be the name of a column."""
 
 
 def compile_expression(text: str, schema: Schema, fail: Fail, *, ground: Ground = NO_GROUND) -> Compiled:
@@ -59,14 +65,27 @@ def compile_expression(text: str, schema: Schema, fail: Fail, *, ground: Ground 
 
     Raises what `fail` makes of (problem, hint, character of the text) for the first fault.
     """
+    part = _part(parsed(text, fail, schema), Setting(schema, fail, ground))
+    if part.weight > MAX_WEIGHT:
+        raise fail("is too large", "derive its parts in a step before", 0)
+    return Compiled(part.stored, part.type, part.problems, part.names)
+
+
+def parsed(text: str, fail: Fail, columns: Collection[str] = ()) -> Node:
+    """Return the tree of `text`, with functions; `columns` are those that it may name.
+
+    Raises what `fail` makes of the first fault, also of a column whose name is a word of the grammar: ``class``.
+    """
 
     def said(problem: str, hint: str, at: int) -> ConfigError:
-        return fail(problem, _ALLOWED if hint == ALLOWED else hint, at)
+        hint = _ALLOWED if hint == ALLOWED else hint
+        for match in _TEXT_OR_WORD.finditer(text) if problem.startswith(_NO_EXPRESSION) else ():
+            word = match[0]
+            if keyword.iskeyword(word) and (word in columns or word not in _OWN_WORDS):
+                return fail(f"{word!r} is no plain name here", f"write column({word!r})", match.start())
+        return fail(problem, hint, at)
 
-    part = _part(parse_expression(text, said, calls=True), Setting(schema, said, ground))
-    if part.weight > MAX_WEIGHT:
-        raise said("is too large", "derive its parts in a step before", 0)
-    return Compiled(part.stored, part.type, part.problems, part.names)
+    return parse_expression(text, said, calls=True)
 
 
 def _part(node: Node, setting: Setting) -> Part:

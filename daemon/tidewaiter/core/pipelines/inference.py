@@ -19,7 +19,8 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from tidewaiter.core.pipelines.columns import BOOLEAN, DATE, INTEGER, MAX_SCALE, PRECISION, TIMESTAMP, ColumnType
+from tidewaiter.core.errors import ConfigError
+from tidewaiter.core.pipelines.columns import BOOLEAN, DATE, FLOAT, INTEGER, MAX_SCALE, PRECISION, TIMESTAMP, ColumnType
 from tidewaiter.core.pipelines.text_values import form_of, read_texts
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 _MAX_LENGTH: Final = 65_535
 _FIRST_LOOK: Final = 256
+_NO_OPPOSITE: Final = -(2**63)
 _BARE_KEY: Final = re.compile(r"[A-Za-z0-9_-]+\Z")
 _PLAIN: Final = {"integer": INTEGER, "boolean": BOOLEAN, "date": DATE, "timestamp": TIMESTAMP}
 _ANY_DECIMAL: Final = form_of(ColumnType("decimal", MAX_SCALE))
@@ -44,9 +46,12 @@ class Inference:
         self._records = 0
 
     def add(self, frame: pl.DataFrame) -> None:
-        """Look at the records of `frame`."""
+        """Look at the records of `frame`. Raises ConfigError for values that no contract accepts."""
         self._records += frame.height
         for name, column in self._columns.items():
+            if column.given == FLOAT and not frame[name].is_finite().all():
+                hint = "give a contract: a record without a finite number there is rejected then"
+                raise ConfigError(f"column {name}: holds NaN or an infinite number", hint=hint)
             column.add(frame[name])
 
     def contract(self, name: str) -> str:
@@ -54,6 +59,8 @@ class Inference:
         records = f"{self._records} record{'s' * (self._records != 1)}"
         lines = [
             f"# Inferred from {records}: every one of them meets it. Read it, tighten it, and pin it.",
+            "# Identifiers made of digits (of a patient, a provider, a place) are best a string: no one adds them up.",
+            "# Amounts are written with all decimals of their column.",
             "# Reference: config/README.md, Contracts.",
             "",
             f"contract = {toml_text(name)}",
@@ -119,6 +126,8 @@ class _Column:
         if cells.null_count() == cells.len():
             return
         self.seen = True
+        if self.given == INTEGER and cells.min() == _NO_OPPOSITE:
+            self.given = ColumnType("decimal")  # no integer of a pipeline: it has no absolute value in 64 bits
         if self.given is None or self.given.kind == "string":
             self.length = max(self.length, _largest(cells.str.len_chars()))
         if self.given is None and self.kinds:

@@ -13,6 +13,7 @@ from tidewaiter.core.errors import ConfigError
 from tidewaiter.core.pipelines.columns import KINDS as TYPE_KINDS
 from tidewaiter.core.pipelines.columns import MAX_SCALE, ColumnType, parse_type
 from tidewaiter.core.pipelines.steps import (
+    COMPOSED,
     KEEP,
     KINDS,
     MISSING,
@@ -32,23 +33,53 @@ from tidewaiter.core.pipelines.steps import (
     Step,
     StepsFail,
     default_name,
+    unplaced,
 )
-from tidewaiter.core.pipelines.table_format import COMPRESSIONS, ENCODINGS, FORMATS, TableFormat
+from tidewaiter.core.pipelines.table_format import (
+    COMPRESSIONS,
+    ENCODINGS,
+    FORMATS,
+    MAX_RATIO_HINT,
+    TableFormat,
+    plain_encoding,
+)
 from tidewaiter.core.toml_source import KeyPath, Table, TomlSource, kind_of, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 _TOP: Final = ("pipeline", "version", "title", "contract", "on_invalid", "input", "output", "step", "keys", "list")
-_CHOICES: Final = {"format": FORMATS, "compression": COMPRESSIONS, "encoding": ENCODINGS}
+_CHOICES: Final = {"format": FORMATS, "compression": COMPRESSIONS}
 _OUTPUT: Final = ("format", "compression", "delimiter", "header")
-_INPUT: Final = (*_OUTPUT, "quote", "encoding", "columns")
+_INPUT: Final = (*_OUTPUT, "quote", "encoding", "columns", "max_ratio")
 _TYPES: Final = ", ".join("decimal(2)" if kind == "decimal" else kind for kind in TYPE_KINDS)
+
+
+class _Source(TomlSource):
+    """A pipeline file whose errors name steps as those of planning do: by number, from 1, and name."""
+
+    def error(
+        self, path: KeyPath, problem: str, *, hint: str = "", at: int | None = None, key: bool = False
+    ) -> ConfigError:
+        """Return the error ``FILE:LINE:COLUMN: step 1 (name): a.b: problem``; a composed pipeline has no place."""
+        error = super().error(path, "", hint=hint, at=at, key=key)
+        where = "" if self.file == COMPOSED else error.message.removesuffix(f": {'.'.join(map(str, path))}: ")
+        step = ""
+        if path[0] == "step" and len(path) > 1 and isinstance(path[1], int):
+            step, path = f"step {path[1] + 1}{self._name(path[1])}", path[2:]
+        keys = ".".join(str(each + 1 if isinstance(each, int) else each) for each in path)
+        return ConfigError(": ".join(filter(None, (where, step, keys, problem))), hint=hint)
+
+    def _name(self, number: int) -> str:
+        data = self.data["step"][number]
+        kinds = [key for key in data if key in KINDS] if isinstance(data, dict) else []
+        name = data.get("name", default_name(number + 1, kinds[0])) if len(kinds) == 1 else None
+        return f" ({name})" if isinstance(name, str) else ""
 
 
 def read_pipeline(text: bytes, file: str) -> PipelineFile:
     """Return what the pipeline file `text` says; `file` is its name in errors. Raises ConfigError at a fault."""
-    source = TomlSource(text, file, exact=True)
+    source = _Source(text, file, exact=True)
     top = Table(source, (), source.data)
     top.only(_TOP)
     version: int = top.take("version", int)
@@ -72,7 +103,12 @@ def read_pipeline(text: bytes, file: str) -> PipelineFile:
 
 
 def places(pipeline: PipelineFile) -> StepsFail:
-    """Return how errors about the steps of `pipeline` are made: each points at file, line and column."""
+    """Return how errors about the steps of `pipeline` are made: each points at file, line and column.
+
+    Those of a composed pipeline name the step only.
+    """
+    if pipeline.file == COMPOSED:
+        return unplaced(pipeline.steps)
 
     def fail(number: int, keys: tuple[str, ...], problem: str, hint: str, at: int | None) -> ConfigError:
         source = TomlSource(pipeline.text, pipeline.file, exact=True)
@@ -119,10 +155,18 @@ def _table_format(top: Table, name: str, allowed: tuple[str, ...]) -> TableForma
     table.only(allowed)
     said: dict[str, Any] = {}
     for key in table.data:
-        if key in _CHOICES:
+        if key == "encoding":
+            said[key] = plain_encoding(table.take(key, str))
+            if said[key] not in ENCODINGS:
+                raise table.error(key, f"{said[key]!r} is not allowed", hint=nearest(said[key], ENCODINGS))
+        elif key in _CHOICES:
             said[key] = table.one_of(key, _CHOICES[key])
         elif key == "columns":
             said[key] = _names(table, key)
+        elif key == "max_ratio":
+            said[key] = table.take(key, int)
+            if said[key] < 1:
+                raise table.error(key, f"{said[key]} is no ratio", hint=MAX_RATIO_HINT)
         else:
             said[key] = table.take(key, bool if key == "header" else str)
     return TableFormat(**said)
@@ -169,8 +213,10 @@ def _cast(table: Table, name: str) -> Step:
     for column, text in _texts(inner).items():
         found = parse_type(text)
         if found is None:
-            listing = f"allowed: {_TYPES}, with at most {MAX_SCALE} decimals"
-            raise inner.error(column, f"there is no type {text!r}", hint=nearest(text, TYPE_KINDS, listing=listing))
+            hint = nearest(text, TYPE_KINDS, listing=f"allowed: {_TYPES}, with at most {MAX_SCALE} decimals")
+            if text.lower().startswith("decimal"):
+                hint = f"say how many decimals it has, 0 to {MAX_SCALE}: decimal(2)"
+            raise inner.error(column, f"there is no type {text!r}", hint=hint)
         columns[column] = found
     return Cast(name, columns)
 

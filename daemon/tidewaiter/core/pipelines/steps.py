@@ -21,6 +21,8 @@ from tidewaiter.core.pipelines.table_format import TableFormat
 ON_INVALID: Final = ("halt", "quarantine", "drop")
 KEEP: Final = ("first", "last")
 MISSING: Final = ("null", "reject", "drop")
+COMPOSED: Final = "<Pipeline>"
+"""The `file` of a pipeline composed in Python: errors about it name steps, for nobody has seen its text."""
 KINDS: Final = ("filter", "derive", "select", "rename", "cast", "deduplicate", "join", "sort", "aggregate")
 
 StepFail = Callable[[tuple[str, ...], str, str, int | None], ConfigError]

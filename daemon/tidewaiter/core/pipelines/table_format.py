@@ -15,7 +15,11 @@ from tidewaiter.core.errors import ConfigError
 FORMATS: Final = ("csv", "tsv", "jsonl", "parquet", "arrow")
 COMPRESSIONS: Final = ("none", "gzip", "zstd")
 ENCODINGS: Final = ("utf-8", "latin-1", "windows-1252", "utf-16")
+_ALIASES: Final = {
+    "utf8": "utf-8", "latin1": "latin-1", "iso-8859-1": "latin-1", "cp1252": "windows-1252", "utf16": "utf-16",
+}  # fmt: skip
 DELIMITED: Final = ("csv", "tsv")
+MAX_RATIO_HINT: Final = "max_ratio is a whole number from 1: bytes that may come out of one compressed byte"
 _BY_SUFFIX: Final = {
     "csv": "csv", "tsv": "tsv", "tab": "tsv", "jsonl": "jsonl", "ndjson": "jsonl",
     "parquet": "parquet", "pq": "parquet", "arrow": "arrow", "ipc": "arrow", "feather": "arrow",
@@ -24,7 +28,11 @@ _COMPRESSED: Final = {"gz": "gzip", "zst": "zstd", "zstd": "zstd"}
 
 
 class TableFormat(Struct, frozen=True):
-    """What a person said about a file; None where nothing was said. `columns` names those of a table without header."""
+    """What a person said about a file; None where nothing was said.
+
+    `columns` names those of a table without header. `max_ratio` is how many bytes may come out of one byte of a
+    compressed input before it is refused as a bomb.
+    """
 
     format: str | None = None
     compression: str | None = None
@@ -33,6 +41,7 @@ class TableFormat(Struct, frozen=True):
     header: bool | None = None
     encoding: str | None = None
     columns: tuple[str, ...] | None = None
+    max_ratio: int | None = None
 
 
 class KnownFormat(Struct, frozen=True):
@@ -47,14 +56,26 @@ class KnownFormat(Struct, frozen=True):
     columns: tuple[str, ...] | None = None
 
 
+def plain_encoding(word: str) -> str:
+    """Return the name of the encoding that `word` is another name of, such as ``UTF8``; else `word` itself."""
+    plain = word.lower().replace("_", "-")
+    return _ALIASES.get(plain, plain if plain in ENCODINGS else word)
+
+
 def known_format(name: str, said: TableFormat = TableFormat()) -> KnownFormat:  # noqa: B008 - frozen
     """Return how the file called `name` is read or written; what was `said` goes before what the name says.
 
     Raises ConfigError where neither says the format, where a word is not known, or where the parts do not go together.
     """
-    for key, words in (("format", FORMATS), ("compression", COMPRESSIONS), ("encoding", ENCODINGS)):
-        if getattr(said, key) not in (None, *words):
-            raise ConfigError(f"{name}: {key} {getattr(said, key)!r} is not known", hint=f"one of {', '.join(words)}")
+    encoding = None if said.encoding is None else plain_encoding(said.encoding)
+    for key, word, words in (
+        ("format", said.format, FORMATS), ("compression", said.compression, COMPRESSIONS),
+        ("encoding", encoding, ENCODINGS),
+    ):  # fmt: skip
+        if word not in (None, *words):
+            raise ConfigError(f"{name}: {key} {word!r} is not known", hint=f"one of {', '.join(words)}")
+    if said.max_ratio is not None and (type(said.max_ratio) is not int or said.max_ratio < 1):
+        raise ConfigError(f"{name}: max_ratio {said.max_ratio!r} cannot be used", hint=MAX_RATIO_HINT)
     steps = name.lower().rsplit("/", 1)[-1].split(".")[1:]
     compression = said.compression
     if steps and steps[-1] in _COMPRESSED:
@@ -83,6 +104,6 @@ def known_format(name: str, said: TableFormat = TableFormat()) -> KnownFormat:  
         delimiter=delimiter,
         quote=quote,
         header=True if said.header is None else said.header,
-        encoding=said.encoding or "utf-8",
+        encoding=encoding or "utf-8",
         columns=said.columns,
     )

@@ -7,16 +7,19 @@ what the bytes are, to `edges.durable` the system calls, and to `shell.pipelines
 Invariants:
 - Under its own name there is the previous file or the new one, whenever the process dies. What was begun lies beside it
   as ``.NAME.tmp``; the next run overwrites that.
-- One run at a time writes ``.NAME.tmp``: it is locked.
+- One run at a time writes ``.NAME.tmp``: it is locked. It is a regular file with this one name: anything else that
+  lies there, a link above all, is taken away, so that nobody's file is written to.
 - The digest is that of the bytes handed to the disk, computed on the way.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import os
+import stat
 import sys
 import tempfile
 import threading
@@ -120,8 +123,11 @@ class Replacement:
     def _open(self) -> int:
         while True:
             try:
-                fd = self._disk.open(self._temporary)
+                fd = self._disk.open(self._temporary, follow=False)
             except ConfigError as error:
+                if isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.ELOOP:
+                    self._disk.unlink(self._temporary)  # a symbolic link
+                    continue
                 why = error.__cause__.strerror if isinstance(error.__cause__, OSError) else error.message
                 hint = "check owner and permissions of its directory"
                 raise ConfigError(f"{self.path}: cannot be written: {why}", hint=hint) from error
@@ -130,10 +136,14 @@ class Replacement:
             self._disk.close(fd)
 
     def _is_ours(self, fd: int) -> bool:
-        """Lock the file. False if it lost its name in between, to a run that published or abandoned it just then."""
+        """Lock the file.
+
+        False if it lost its name in between, to a run that published or abandoned it just then, or loses it now since
+        it is no regular file or has another name as well.
+        """
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            there, here = self._temporary.stat(), os.fstat(fd)
+            there, here = self._temporary.lstat(), os.fstat(fd)
         except BlockingIOError as error:
             self._disk.close(fd)
             hint = "wait for it, or name another file"
@@ -144,7 +154,16 @@ class Replacement:
             self._disk.close(fd)
             hint = "put it on a local file system"
             raise ConfigError(f"{self.path}: cannot be locked: {error.strerror}", hint=hint) from error
-        return (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino)
+        if (there.st_dev, there.st_ino) != (here.st_dev, here.st_ino):
+            return False
+        if stat.S_ISREG(here.st_mode) and here.st_nlink == 1:
+            return True
+        try:
+            self._disk.unlink(self._temporary)
+        except DurabilityError:
+            self._disk.close(fd)
+            raise
+        return False
 
     def _close(self) -> None:
         self._disk.close(self._fd)
@@ -208,7 +227,7 @@ class Output:
 
         Raises ConfigError where the table or the file cannot be written in this way, and DurabilityError.
         """
-        check_writable(known, str(path))
+        check_writable(known, str(path), schema)
         standard = str(path) == STDOUT
         self._target: _Target = (
             _StandardOutput(disk) if standard else Replacement(Path(path), disk, overwrite=overwrite)

@@ -7,7 +7,7 @@ Owns: how dates and timestamps are spelled, rows as delimited text, rows as JSON
   2026-01-31T10:00:00Z, with a fraction of three or six digits only where it is not zero.
 - float: the shortest digits that give the same number again; as 0.00001 between 1e-5 and 1e16, else as 1e-7 or 1e+16;
   NaN, inf and -inf where the format has them.
-- The years are 0001 to 9999: `refuse_unwritable` names the row of any other.
+- The years are 0001 to 9999: `refuse_unwritable` names the row of any other, and that of a NUL in delimited text.
 
 Invariant: the text of a row does not depend on the rows around it, nor on locale or number of threads.
 """
@@ -23,6 +23,7 @@ import polars as pl
 
 from tidewaiter.core.errors import SourceHalt
 from tidewaiter.core.pipelines.columns import ROW
+from tidewaiter.core.pipelines.table_format import DELIMITED
 
 if TYPE_CHECKING:
     from tidewaiter.core.pipelines.columns import Schema
@@ -89,8 +90,8 @@ def delimited(
     """Return the rows as RFC 4180 has them, each ending in a newline, without header.
 
     ``necessary`` quotes a text that holds the delimiter, the quote or a line break, and the empty text; ``non_numeric``
-    quotes all but integers, decimals and floats. Null is nothing at all; only in a table of one column, where the line
-    would be empty, it is a pair of quotes.
+    quotes all but integers, decimals and floats. Null is nothing at all: in a table of one column an empty line, which
+    the reader of such a table takes for just that.
     """
     text = io.BytesIO()
     spelled(frame, schema).write_csv(
@@ -100,7 +101,7 @@ def delimited(
         batch_size=_PIECE_ROWS,
         quote_char=quote,
         quote_style=quoted,
-        null_value=quote * 2 if len(schema) == 1 and quoted == "necessary" else "",
+        null_value="",
     )
     return text.getvalue()
 
@@ -157,23 +158,30 @@ def _key(name: str) -> str:
 
 
 def refuse_unwritable(frame: pl.DataFrame, schema: Schema, form: str) -> None:
-    """Raise SourceHalt, naming row and column, for a value that text in the format `form` cannot hold."""
+    """Raise SourceHalt, naming row and column, for the first value that text in the format `form` cannot hold."""
+    found: list[tuple[int, str]] = []
     for name, column in schema.items():
         wrong = _unwritable(frame[name], column.kind, form)
         if wrong is not None and wrong.any():
-            place = wrong.fill_null(value=False).arg_max() or 0
-            row = frame[ROW][place] if ROW in frame.columns else place + 1
-            what = str(frame[name].cast(pl.String)[place])
-            hint = "filter such rows out, or write parquet"
-            raise SourceHalt(f"row {row}: {name}: {what} cannot be written as {form}", hint=hint)
+            found.append((wrong.fill_null(value=False).arg_max() or 0, name))
+    if found:
+        place, name = min(found, key=lambda each: each[0])
+        row = frame[ROW][place] if ROW in frame.columns else place + 1
+        value = str(frame[name].cast(pl.String)[place])
+        what = "a NUL character" if "\0" in value else value
+        hint = "filter such rows out, or write parquet"
+        raise SourceHalt(f"row {row}: {name}: {what} cannot be written as {form}", hint=hint)
 
 
 def _unwritable(column: pl.Series, kind: str, form: str) -> pl.Series | None:
-    """Tell which values cannot be written; None where all can, which looking at two of them shows."""
+    """Tell which values cannot be written; None where all can."""
+    if kind == "string" and form in DELIMITED:
+        return column.str.contains("\0", literal=True)
     if kind == "float" and form == "jsonl":
         return ~column.is_finite()
     if kind not in ("date", "timestamp"):
         return None
+    # the least and the greatest show whether there are any at all
     unit = 1 if kind == "date" else _DAY * _SECOND
     number = column.to_physical()
     low, high = number.min(), number.max()

@@ -2,9 +2,10 @@
 
 Owns: formats and compression of what is written. Leaves to `row_text` how a row is spelled, and to `output` the file.
 
-- csv and tsv: RFC 4180, UTF-8, lines that end in LF, a header unless it is turned off. A null is an empty cell, the
-  empty text a pair of quotes. A text that a spreadsheet would take for a formula is written as it is: a file that
-  programs read must hold what the data hold.
+- csv and tsv: RFC 4180, UTF-8, lines that end in LF, a header unless it is turned off. A null is an empty cell (in a
+  table of one column, an empty line), the empty text a pair of quotes; a NUL is refused, which no reader of such files
+  has to take. A text that a spreadsheet would take for a formula is written as it is: a file that programs read must
+  hold what the data hold.
 - jsonl: an object a line, keys in the order of the columns, decimals as exact numbers.
 - parquet and arrow: row groups of GROUP_ROWS rows, zstd at a fixed level; arrow is the IPC file format with the types
   that every reader knows.
@@ -28,7 +29,7 @@ from tidewaiter.core.pipelines.table_format import DELIMITED
 from tidewaiter.edges.tables.row_text import delimited, header_line, json_lines, refuse_unwritable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from tidewaiter.core.pipelines.columns import Schema
     from tidewaiter.core.pipelines.table_format import KnownFormat
@@ -51,8 +52,8 @@ def versions() -> dict[str, str]:
     }
 
 
-def check_writable(known: KnownFormat, name: str) -> None:
-    """Raise ConfigError where a table cannot be written in this way; `name` is the file's."""
+def check_writable(known: KnownFormat, name: str, columns: Iterable[str] = ()) -> None:
+    """Raise ConfigError where a table with these columns cannot be written in this way; `name` is the file's."""
     if known.encoding != "utf-8":
         raise ConfigError(f"{name}: an output cannot be written in {known.encoding}", hint="it is always utf-8")
     if known.columns is not None:
@@ -61,6 +62,11 @@ def check_writable(known: KnownFormat, name: str) -> None:
         for key, value in (("delimiter", known.delimiter), ("quote", known.quote)):
             if value.isalnum() or value in _IN_NUMBERS:
                 raise ConfigError(f"{name}: {key} {value!r} is part of numbers or texts", hint="choose another")
+        for column in columns:
+            if known.header and "\0" in column:
+                hint = "rename it, or write parquet"
+                problem = f"{name}: column {column!r}: {known.format} cannot hold the NUL in its name"
+                raise ConfigError(problem, hint=hint)
 
 
 def write_table(

@@ -5,12 +5,19 @@ Owns: its options. Leaves what happens to `shell.pipelines`, and what a person s
 
 from __future__ import annotations
 
+import contextlib
+import signal
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import typer
 
 from tidewaiter.shell.commands.options import ActorOption
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tidewaiter.shell.pipelines.stopping import Stopping
 
 EXAMPLE = (
     "Examples: [bold]tidewaiter pipeline -i data/input.csv -o out/output.csv -a out/audit.jsonl[/bold] infers the "
@@ -20,6 +27,8 @@ EXAMPLE = (
 )
 
 Format = Literal["csv", "tsv", "jsonl", "parquet", "arrow"]
+_SIGNALLED: Final = 128
+"""The exit code of a process that a signal ended, less the signal's number."""
 
 
 def pipeline(
@@ -77,7 +86,8 @@ def pipeline(
             "--save-contract",
             metavar="FILE",
             show_default=False,
-            help="Write the inferred contract here, to be looked at and used with --contract.",
+            help="Write the inferred contract to this new file when the run has succeeded, to be looked at and used "
+            "with --contract.",
         ),
     ] = None,
     lineage: Annotated[
@@ -112,6 +122,16 @@ def pipeline(
             "OUTPUT.rejected.jsonl.",
         ),
     ] = None,
+    max_rejected: Annotated[
+        str | None,
+        typer.Option(
+            "--max-rejected",
+            metavar="N",
+            show_default=False,
+            help="More rejected records than this, a number or a share such as 5%, fail the run (exit 3) and leave the "
+            "previous output; without it quarantine and drop accept any number, all records included.",
+        ),
+    ] = None,
     input_format: Annotated[
         Format | None, typer.Option("--input-format", help="Default: by the file's name.", show_default=False)
     ] = None,
@@ -120,14 +140,21 @@ def pipeline(
     ] = None,
     delimiter: Annotated[
         str | None,
-        typer.Option("--delimiter", metavar="CHARACTER", help="Of the input, for csv and tsv.", show_default=False),
+        typer.Option(
+            "--delimiter", metavar="CHARACTER", help="Of the input, for csv and tsv; \\t is a tab.", show_default=False
+        ),
     ] = None,
     no_header: Annotated[
         bool, typer.Option("--no-header", help="The input has no header: its columns are column_1, column_2, …")
     ] = False,
     encoding: Annotated[
-        Literal["utf-8", "latin-1", "windows-1252", "utf-16"] | None,
-        typer.Option("--encoding", help="Of the input, for csv and tsv; default utf-8.", show_default=False),
+        str | None,
+        typer.Option(
+            "--encoding",
+            metavar="[utf-8|latin-1|windows-1252|utf-16]",
+            help="Of the input, for csv and tsv; default utf-8.",
+            show_default=False,
+        ),
     ] = None,
     actor: ActorOption = "",
     quiet: Annotated[
@@ -140,10 +167,11 @@ def pipeline(
     """
     from tidewaiter.core.errors import ConfigError
     from tidewaiter.core.pipelines.table_format import TableFormat
-    from tidewaiter.shell.commands.pipeline_shown import show_result, watcher
+    from tidewaiter.shell.commands.pipeline_shown import show_result, show_stopped, watcher
     from tidewaiter.shell.openlineage_settings import OpenLineagePart
     from tidewaiter.shell.pipelines.config import STANDARD, PipelineConfig
     from tidewaiter.shell.pipelines.running import run_pipeline
+    from tidewaiter.shell.pipelines.stopping import Stopped, Stopping
 
     if no_audit and audit is not None:
         raise ConfigError("--audit and --no-audit together", hint="leave one out")
@@ -163,16 +191,37 @@ def pipeline(
         openlineage=None if openlineage_url is None else OpenLineagePart(url=openlineage_url),
         mode=mode,
         on_invalid=on_invalid,
+        max_rejected=max_rejected,
         input_format=TableFormat(
-            format=input_format, delimiter=delimiter, header=False if no_header else None, encoding=encoding
+            format=input_format,
+            delimiter="\t" if delimiter == "\\t" else delimiter,
+            header=False if no_header else None,
+            encoding=encoding,
         ),
         output_format=TableFormat(format=output_format),
         actor=actor or None,
     )
-    watch = watcher(quiet=quiet)
+    watch, stopping = watcher(quiet=quiet), Stopping()
     try:
-        result = run_pipeline(told, watch=watch)
+        # stream mode has handlers of its own, for as long as it follows
+        with _told_by_signals(stopping) if mode == "batch" else contextlib.nullcontext():
+            result = run_pipeline(told, watch=watch, stopping=stopping)
+    except Stopped as stopped:
+        watch.close()
+        show_stopped(str(stopped), output)
+        raise typer.Exit(_SIGNALLED + signal.Signals[stopping.why].value) from None
     finally:
         watch.close()
     show_result(result, quiet=quiet)
     raise typer.Exit(result.exit_code)
+
+
+@contextlib.contextmanager
+def _told_by_signals(stopping: Stopping) -> Iterator[None]:
+    """Let SIGTERM and SIGINT stop the run within the block; elsewhere than in the main thread they do what they did."""
+    with contextlib.ExitStack() as before:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            with contextlib.suppress(ValueError):
+                old = signal.signal(number, lambda number, _: stopping.ask(signal.Signals(number).name))
+                before.callback(signal.signal, number, old)
+        yield

@@ -14,6 +14,8 @@ from tidewaiter.core.invisible import visible
 from tidewaiter.shell.commands.progress import Bar
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tidewaiter.shell.pipelines.result import PipelineResult
     from tidewaiter.shell.pipelines.running import Watch
 
@@ -40,7 +42,8 @@ class Shown:
         """Print the contract that was inferred; `saved` is the file it was written to, or nothing."""
         if self._quiet:
             return
-        where = f"it is in {saved}: use it with --contract" if saved else "keep it with --save-contract FILE"
+        after = f"it will be in {visible(saved)} when the run has succeeded: use it with --contract"
+        where = after if saved else "keep it with --save-contract FILE"
         _say(f"No contract was given; this one was inferred ({where}):\n\n{contract.rstrip()}\n")
 
     def progressed(self, *, bytes_read: int, bytes_total: int, records: int, rejected: int) -> None:
@@ -52,6 +55,11 @@ class Shown:
         """Tell about a run before that died."""
         if not self._quiet:
             _say(text)
+
+    def warned(self, text: str) -> None:
+        """Tell what may be wrong with the input."""
+        if not self._quiet:
+            _say(f"tidewaiter: warning: {text}")
 
     def close(self) -> None:
         """Leave the last state standing."""
@@ -66,20 +74,23 @@ def watcher(*, quiet: bool) -> Shown:
 
 
 def show_result(result: PipelineResult, *, quiet: bool) -> None:
-    """Print errors always, rejections and the summary unless `quiet`."""
+    """Print errors and warnings always, rejections and the summary unless `quiet`."""
     if not quiet:
         _show_rejections(result)
     for error in result.errors:
         _say(f"tidewaiter: {' '.join(error.split())}")
+    for warning in result.warnings:
+        _say(f"tidewaiter: warning: {' '.join(warning.split())}")
     if not quiet:
         _say(_summary(result))
 
 
 def _show_rejections(result: PipelineResult) -> None:
     # the first one of a halted run is the error itself
-    several = result.rejections if result.success else result.rejections[1:]
+    halted = bool(result.errors and result.rejections and result.errors[0].startswith(result.rejections[0]))
+    several = result.rejections[1:] if halted else result.rejections
     for each in several:
-        _say(f"rejected: {each}")
+        _say(f"rejected: {visible(each)}")
     rest = result.rejected_records - len(result.rejections)
     if rest > 0:
         _say(f"rejected: {rest:,} more")
@@ -89,27 +100,46 @@ def _summary(result: PipelineResult) -> str:
     lines = []
     if result.success and result.steps:
         width = max(len(step.name) for step in result.steps)
+        if unread := result.input_records - result.steps[0].records_in:
+            counts = f"{result.input_records:,} in, {result.steps[0].records_in:,} out, {unread:,} rejected"
+            lines.append(f"  {'read':<{width}}  {counts}")
         for step in result.steps:
             counts = f"{step.records_in:,} in, {step.out:,} out"
             gone = [f"{step.removed:,} removed"] * bool(step.removed) + [f"{step.rejected:,} rejected"] * bool(
                 step.rejected
             )
             lines.append(f"  {step.name:<{width}}  {', '.join([counts, *gone])}")
-    seconds = result.duration_ms / 1000
+    output, seconds = _name(result.output_path), result.duration_ms / 1000
     if result.success:
         counts = f"{result.input_records:,} records in, {result.output_records:,} out"
         counts += f", {result.removed_records:,} removed, {result.rejected_records:,} rejected, in {seconds:,.1f} s"
         lines.insert(0, counts)
-        lines.append(f"{result.output_path}  SHA-256 {result.output_hash}")
+        lines.append(f"{output}  SHA-256 {result.output_hash}")
         if result.rejected_path is not None:
-            lines.append(f"{result.rejected_path}  the {result.rejected_records:,} rejected")
+            lines.append(f"{_name(result.rejected_path)}  the {result.rejected_records:,} rejected")
     else:
-        lines.append(f"failed after {result.input_records:,} records; {result.output_path} is what it was before")
+        what = "the new output is in place" if result.in_place else _previous(result.output_path)
+        lines.append(f"failed after {result.input_records:,} records; {what}")
     if result.audit_path is not None:
-        lines.append(
-            f"{result.audit_path}  run {result.run_id}; check it with: tidewaiter verify --audit {result.audit_path}"
-        )
+        audit = _name(result.audit_path)
+        lines.append(f"{audit}  run {result.run_id}; check it with: tidewaiter verify --audit {audit}")
     return "\n".join(lines)
+
+
+def _name(path: Path | None) -> str:
+    """Return a path on one line."""
+    return visible(str(path))
+
+
+def show_stopped(why: str, output: Path) -> None:
+    """Tell that a run was stopped, and what there is of its output."""
+    _say(f"tidewaiter: {why}; {_previous(output)}")
+
+
+def _previous(output: Path | None) -> str:
+    """Return what there is under the name of the output of a run that failed before it got there."""
+    there = output is not None and str(output) != "-" and output.exists()
+    return f"{_name(output)} is what it was before" if there else "there is no output"
 
 
 def _say(text: str) -> None:

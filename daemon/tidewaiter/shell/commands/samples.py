@@ -28,7 +28,7 @@ def samples(
     ],
     *,
     out: Annotated[
-        Path, typer.Option("--out", "-o", metavar="FILE", help="The CSV file to make.", show_default=False)
+        Path, typer.Option("--out", "-o", metavar="FILE", help="The CSV file to make, NAME.csv.", show_default=False)
     ],
     number: Annotated[
         int,
@@ -45,9 +45,12 @@ def samples(
 
     Tables of one seed and number belong together: a claim's lines add up to its total.
     """
+    from tidewaiter.core.errors import ConfigError
     from tidewaiter.core.pipelines.samples import SAMPLES, as_csv
     from tidewaiter.shell.new_file import new_file
 
+    if out.suffix.lower() != ".csv":
+        raise ConfigError(f"--out {out}: the table is written as CSV", hint="name a file that ends in .csv")
     rows = SAMPLES[table](seed, number)
     data = as_csv(rows)
     with new_file(out, "--out") as file:

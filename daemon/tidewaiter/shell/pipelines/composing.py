@@ -10,7 +10,12 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
+
+from tidewaiter.core.pipelines.expressions import parsed
+from tidewaiter.core.pipelines.step_files import read_pipeline
+from tidewaiter.core.pipelines.steps import COMPOSED, Derive, Filter, unplaced
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,7 +29,9 @@ class Pipeline:
 
         Pipeline("claims").filter("amount > '0.00'").derive(total="amount * quantity").select("id", "total")
 
-    Whether names and types fit is checked when a run begins, against the contract: ConfigError.
+    What a pipeline file could not say, and a filter or derive that is no expression, is refused at once: ConfigError,
+    or TypeError for a value that is none of TOML's. Whether names and types of columns fit is checked when a run
+    begins, against the contract: ConfigError. Both name the step.
     """
 
     name: str = "pipeline"
@@ -71,7 +78,7 @@ class Pipeline:
 
         `missing`: ``null``, ``reject`` or ``drop``, for a row without a partner.
         """
-        same = on if isinstance(on, Mapping) else {each: each for each in on}
+        same = on if isinstance(on, Mapping | str) else {each: each for each in on}
         return self._with("join", {"file": os.fspath(file), "on": same, "take": take, "missing": missing})
 
     def sort(self, *keys: str) -> Self:
@@ -95,7 +102,9 @@ class Pipeline:
         """Give the last step a name, by which results and audit entries call it. Raises ValueError without a step."""
         if not self._steps:
             raise ValueError("there is no step to name yet")
-        return replace(self, _steps=(*self._steps[:-1], {"name": name, **self._steps[-1]}))
+        named = replace(self, _steps=(*self._steps[:-1], {**self._steps[-1], "name": name}))
+        _check_last(named.to_toml())
+        return named
 
     def to_toml(self) -> str:
         """Return the pipeline file that says the same."""
@@ -112,7 +121,22 @@ class Pipeline:
         return "\n".join(lines) + "\n"
 
     def _with(self, kind: str, value: _Value) -> Self:
-        return replace(self, _steps=(*self._steps, {kind: value}))
+        more = replace(self, _steps=(*self._steps, {kind: value}))
+        _check_last(more.to_toml())
+        return more
+
+
+def _check_last(text: str) -> None:
+    """Raise ConfigError for what is wrong with the last step of a composed pipeline, whatever the columns are."""
+    steps = read_pipeline(text.encode(), COMPOSED).steps
+    texts: dict[tuple[str, ...], str] = {}
+    match steps[-1]:
+        case Filter(where=where):
+            texts = {("filter",): where}
+        case Derive(columns=columns):
+            texts = {("derive", name): each for name, each in columns.items()}
+    for keys, each in texts.items():
+        parsed(each, partial(unplaced(steps), len(steps) - 1, keys))
 
 
 def _toml(value: object) -> str:

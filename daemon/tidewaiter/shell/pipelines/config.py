@@ -1,7 +1,7 @@
 """What a run of a pipeline is told: files, pipeline, contract and policy, in Python and from the command line alike.
 
 Owns: `PipelineConfig` and the checks that need nothing but itself. Leaves to `preparing` reading the files that it
-names, and to `commands.pipeline` the options that become one.
+names, to `paths` whether these are different ones, and to `commands.pipeline` the options that become one.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from tidewaiter.core.errors import ConfigError
 from tidewaiter.core.pipelines.batches import BATCH_BYTES
 from tidewaiter.core.pipelines.table_format import TableFormat
 from tidewaiter.edges.tables.partitions import MEMORY_BYTES
+from tidewaiter.shell.pipelines.rejections import MostRejected
 
 if TYPE_CHECKING:
     from tidewaiter.shell.openlineage_settings import OpenLineagePart
@@ -38,16 +39,18 @@ class PipelineConfig:
     file that appears when the run has succeeded, or ``-``. `audit_path`: the audit log that the run is appended to;
     None for a run without one, whose steps are counted and reconciled but not hashed. `pipeline`: a pipeline file or a
     `Pipeline`; None to write what was read. `contract`: a contract file, which goes before the one that the pipeline
-    file names; without either the contract is inferred from the input. `save_contract`: where an inferred one is
-    written. `lineage_path`: the lineage file to record the run in; `openlineage_path`: the file of OpenLineage events,
-    which are shipped where `openlineage` names a server.
+    file names; without either the contract is inferred from the input. `save_contract`: a new file, where an
+    inferred one is written when the run has succeeded. `lineage_path`: the lineage file to record the run in;
+    `openlineage_path`: the file of OpenLineage events, which are shipped where `openlineage` names a server.
 
     `mode`: ``batch``, or ``stream`` to follow the input. `on_invalid`: ``halt``, ``quarantine`` or ``drop``, instead of
-    what the pipeline file says (halt where it says nothing). `input_format` and `output_format`: what the names of the
-    files do not tell, instead of what the pipeline file says. `spill_directory`: where data larger than memory goes,
-    beside the output by default. `memory_bytes`: what a sort, join, aggregate or deduplicate may hold before it
-    spills; `batch_bytes`: of how much input text a batch is made; neither changes the output. `actor`: who is
-    responsible, for the audit log; by default the account of the operating system.
+    what the pipeline file says (halt where it says nothing). `max_rejected`: how many records may be rejected, as a
+    number or as a share of the input's records, ``5%``; more than that fails the run, None never does. `input_format`
+    and `output_format`: what the names of the files do not tell, instead of what the pipeline file says.
+    `spill_directory`: where data larger than memory goes, beside the output by default. `memory_bytes`: what a sort,
+    join, aggregate or deduplicate may hold before it spills; `batch_bytes`: of how much input text a batch is made;
+    neither changes the output. `actor`: who is responsible, for the audit log; by default the account of the operating
+    system.
     """
 
     input_path: str | Path | Sequence[str | Path]
@@ -61,6 +64,7 @@ class PipelineConfig:
     openlineage: OpenLineagePart | None = None
     mode: str = "batch"
     on_invalid: str | None = None
+    max_rejected: int | str | None = None
     input_format: TableFormat = _NOTHING_SAID
     output_format: TableFormat = _NOTHING_SAID
     spill_directory: str | Path | None = None
@@ -91,26 +95,23 @@ class PipelineConfig:
             raise ConfigError("output_path: names no file", hint="give a file, or - for standard output")
         if STANDARD in self.inputs and len(self.inputs) > 1:
             raise ConfigError("input_path: standard input and files together", hint="read either")
+        self._check_most()
         for name, least in (("memory_bytes", _LEAST_MEMORY), ("batch_bytes", _LEAST_BATCH)):
             value: Any = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ConfigError(f"{name}: {value!r} cannot be used", hint=f"a whole number of bytes from {least} on")
-        self._refuse_one_file_for_two()
 
-    def _refuse_one_file_for_two(self) -> None:
-        """Refuse two outputs with one name: the second would take the place of the first."""
-        named = (
-            "output_path", "audit_path", "pipeline", "contract", "save_contract", "lineage_path", "openlineage_path"
-        )  # fmt: skip
-        seen: dict[str, str] = {}
-        for name in named:
-            value = getattr(self, name)
-            if not isinstance(value, str | Path) or os.fspath(value) == STANDARD:
-                continue
-            real = os.path.realpath(value)
-            if real in seen:
-                raise ConfigError(f"{name}: is the same file as {seen[real]}: {value}", hint="name two files")
-            seen[real] = name
+    def _check_most(self) -> None:
+        if self.max_rejected is None:
+            return
+        try:
+            MostRejected(self.max_rejected)
+        except ValueError:
+            hint = "a number of records, or a share of them such as 5%"
+            raise ConfigError(f"max_rejected: {self.max_rejected!r} cannot be used", hint=hint) from None
+        if self.mode == "stream":
+            hint = "leave it out: the records of a stream never end"
+            raise ConfigError("max_rejected: is for batch mode", hint=hint)
 
 
 def absolute(path: str | Path) -> str:

@@ -105,21 +105,30 @@ class RunFacts(Struct, frozen=True):
 
 
 class Note(Struct, frozen=True):
-    """What a recorder wants in the audit log: the file it wrote to, and the hash of what it wrote."""
+    """What a recorder wants in the audit log: the file it wrote to, and the hash of what it wrote.
+
+    `warning` is what a person has to know beside that; empty as a rule.
+    """
 
     resource: str
     sha256: str
     details: dict[str, Any] = {}
+    warning: str = ""
 
 
 class Recorder(Protocol):
     """Somebody who keeps a record of runs.
 
-    Both methods may raise a TidewaiterError: the run then fails with it. `name` is the recorder's action in the audit
-    log, where each Note becomes one entry.
+    What `check` and `started` raise, a TidewaiterError, stops the run before it has done anything; what `ended` raises
+    is a warning, since the output is in place by then. `name` is the recorder's action in the audit log, where each
+    Note becomes one entry; `what` is what it records, for messages.
     """
 
     name: str
+    what: str
+
+    def check(self) -> None:
+        """Raise ConfigError or IntegrityRefusal where a record could not be kept; nothing is written."""
 
     def started(self, facts: RunFacts) -> Note | None:
         """Take note of a run that begins; nothing has been read yet."""

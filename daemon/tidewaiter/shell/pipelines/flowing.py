@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import tempfile
 from contextlib import closing
 from pathlib import Path
@@ -20,19 +21,21 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from tidewaiter.core.contract import TableContract, compile_contract
-from tidewaiter.core.errors import ConfigError
 from tidewaiter.core.pipelines.columns import ROW
 from tidewaiter.core.pipelines.inference import Inference, contract_name
-from tidewaiter.core.pipelines.steps import BLOCKING, Join
+from tidewaiter.core.pipelines.steps import BLOCKING, Aggregate, Join
+from tidewaiter.core.pipelines.table_format import DELIMITED
 from tidewaiter.core.pipelines.transforms import transform
 from tidewaiter.core.pipelines.validation import Validator
 from tidewaiter.edges.tables.blocking import blocking
 from tidewaiter.edges.tables.output import Output, Replacement
 from tidewaiter.edges.tables.sources import Source
 from tidewaiter.edges.tables.spill import SpillDirectory, remove_leftovers
+from tidewaiter.edges.tables.writers import check_writable
 from tidewaiter.shell.pipelines.config import STANDARD, absolute
 from tidewaiter.shell.pipelines.facts import StepFacts, TableFacts
-from tidewaiter.shell.pipelines.rejections import Rejections
+from tidewaiter.shell.pipelines.references import hashed
+from tidewaiter.shell.pipelines.rejections import MostRejected, Rejections, is_ours
 from tidewaiter.shell.pipelines.stages import READ, VALIDATE, Hashing, Stage, columns_of, reconcile
 
 if TYPE_CHECKING:
@@ -47,6 +50,9 @@ if TYPE_CHECKING:
     from tidewaiter.shell.pipelines.preparing import Governed
 
 INFERRED: Final = "inferred"
+_BEGINNING: Final = 1 << 16
+_VALUE: Final = re.compile(r"[+-]?[0-9]+([.,][0-9]+)*|[0-9]{4}-[0-9]{2}-[0-9]{2}.*")
+"""A name of a column that looks like a number or a date."""
 
 
 class Flow:
@@ -62,6 +68,8 @@ class Flow:
         self._stages: list[Stage] = []
         self._output: Output | None = None
         self._rejected: Replacement | None = None
+        self._saved: Replacement | None = None
+        self._stale: Path | None = None
         self._rejected_at_read: dict[str, int] = {}
         self._opened = contextlib.ExitStack()
         self.contract: TableContract | None = governed.contract
@@ -69,7 +77,13 @@ class Flow:
         self._renumbered: set[str] = set()
         self._arrived: pl.DataFrame | None = None
         self._done = False
-        self.rejections = Rejections(governed.on_invalid, self._locate, self._scratch, self._renumbered)
+        most = self._config.max_rejected
+        self.rejections = Rejections(
+            governed.on_invalid, self._locate, self._scratch, self._renumbered,
+            place=self._file_of, most=None if most is None else MostRejected(most), disk=disk,
+        )  # fmt: skip
+        self.fits = True
+        """Whether the steps fit the columns: False while that is found out, and where they do not."""
         self.rows_sha256 = ""
         self.output_records = 0
 
@@ -84,8 +98,6 @@ class Flow:
         remove_leftovers(place)
         self._spill = self._opened.enter_context(SpillDirectory(place, self._disk))
         inputs = self._config.inputs
-        if inputs == (STANDARD,):
-            self._disk.make_directory(place)
         contract = self.contract
         self._source = Source(
             STANDARD if inputs == (STANDARD,) else [Path(each) for each in inputs],
@@ -95,22 +107,18 @@ class Flow:
             expected=self._governed.expected,
             ignore_unknown=contract is not None and contract.unknown_fields == "ignore",
         )
-        self._refuse_own_output(self._source)
         if contract is None:
             contract = self.contract = self._infer(self._source)
             self.inferred = True
         self._validator = Validator(contract, self._source.columns, self._source.schema, self._governed.lists)
+        self.fits = False
         self._planned = self._governed.plan(self._validator.schema)
+        schema = self._planned[-1].after if self._planned else self._validator.schema
+        check_writable(self._governed.output, os.fspath(self._config.output_path), schema)
+        self.fits = True
         kinds = [planned.step.kind for planned in self._planned]
         first = kinds.index("aggregate") if "aggregate" in kinds else len(kinds)
         self._renumbered.update(planned.step.name for planned in self._planned[first + 1 :])
-
-    def _refuse_own_output(self, source: Source) -> None:
-        """Refuse a pattern or directory that holds the output: the next run would read what this one wrote."""
-        output = Path(self._config.output_path).resolve()
-        if len(source.files) > 1 and any(file.path.resolve() == output for file in source.files):
-            hint = "write it elsewhere, or name the files of the input"
-            raise ConfigError(f"{self._config.output_path}: the output is one of the files of the input", hint=hint)
 
     def _infer(self, source: Source) -> TableContract:
         inference = Inference(source.columns, source.schema)
@@ -129,7 +137,9 @@ class Flow:
             return Path(self._config.spill_directory)
         if os.fspath(self._config.output_path) == STANDARD:
             return Path(tempfile.gettempdir())
-        return self._config.output.resolve().parent
+        place = self._config.output.resolve().parent
+        # the output's directory is made with the output: a run that cannot read its input leaves none
+        return next(each for each in (place, *place.parents) if each.is_dir())
 
     def _scratch(self) -> Path:
         spill = self._spill
@@ -158,11 +168,13 @@ class Flow:
             )
             if self.rejections.keeps:
                 self._rejected = Replacement(self.rejected_path, self._disk)
+            self._begin_contract()
             with closing(self._chain()) as frames:
                 for frame in frames:
                     self._settle()
                     self._output.write(frame)
             self._settle()
+            self.rejections.check(self.input_records)
             written = self._output.finish()
             thread.finish()
         self.output_records = written.records
@@ -182,8 +194,11 @@ class Flow:
             says = msgspec.json.encode({step.kind: msgspec.to_builtins(step)}).decode()
             files = (self._governed.references.files[step.file],) if isinstance(step, Join) else ()
             self._stages.append(
-                Stage(number, step.name, step.kind, planned.after, hashing=hashing, says=says, files=files)
-            )
+                Stage(
+                    number, step.name, step.kind, planned.after, hashing=hashing, says=says, files=files,
+                    one_of_none=isinstance(step, Aggregate) and not step.by,
+                )
+            )  # fmt: skip
 
     def _chain(self) -> Generator[pl.DataFrame]:
         frames = self._validated(self._stages[1], self._read(self._stages[0]))
@@ -273,17 +288,51 @@ class Flow:
         assert self._output is not None  # noqa: S101 - `run` came first
         self._output.publish()
 
+    def publish_beside(self) -> None:
+        """Bring what lies beside the output in step with it. Raises DurabilityError.
+
+        Under another policy than quarantine, rejected records of a run before are removed: the output is no longer its.
+        An inferred contract gets its name.
+        """
+        # If we die here, the rejected records of a run before are still there: the next run that succeeds removes them.
+        if self._stale is not None:
+            self._disk.unlink(self._stale)
+            self._disk.sync_directory(self._stale.parent)
+        # If we die here, the contract is not saved: `recover` removes what was to become it.
+        if self._saved is not None:
+            self._saved.publish()
+
     def abandon(self) -> None:
         """Remove what was begun."""
         if self._output is not None:
             self._output.abandon()
-        if self._rejected is not None:
-            self._rejected.abandon()
+        for begun in (self._rejected, self._saved):
+            if begun is not None:
+                begun.abandon()
 
     def close(self) -> None:
         """Let everything go that is scratch."""
         self.rejections.close()
         self._opened.close()
+
+    def _begin_contract(self) -> None:
+        """Make an inferred contract ready that is to be saved."""
+        if self._config.save_contract is not None and self.inferred and self.contract is not None:
+            self._saved = Replacement(Path(self._config.save_contract), self._disk, overwrite=False)
+            self._saved.write(self.contract.text)
+            self._saved.finish()
+
+    def stale(self) -> TableFacts | None:
+        """Return the file of rejected records that `publish` will remove: that of a run before, and nobody else's."""
+        path = self.rejected_path
+        if self.rejections.keeps or os.fspath(self._config.output_path) == STANDARD or not path.is_file():
+            return None
+        facts = hashed(path)
+        with path.open("rb") as file:
+            if not is_ours(file.readline(_BEGINNING)):
+                return None
+        self._stale = path
+        return TableFacts(absolute(path), facts.sha256)
 
     def _finish_rejected(self) -> TableFacts | None:
         if self._rejected is None:
@@ -314,6 +363,8 @@ class Flow:
         files = [absolute(self.rejected_path)] if self.rejections.keeps else []
         if os.fspath(self._config.output_path) != STANDARD:
             files.append(absolute(self._config.output))
+        if self._config.save_contract is not None:
+            files.append(absolute(self._config.save_contract))
         return {"temporary": files, "spill": None if self._spill is None else absolute(self._spill.place)}
 
     @property
@@ -360,10 +411,33 @@ class Flow:
             before = found[-1].hash_after
         return tuple(found)
 
+    def warning(self) -> str:
+        """Return what may be wrong with the header of an input whose contract was inferred, or nothing."""
+        said = self._governed.input_said
+        if self._source is None or not self.inferred or said.header is not None or said.columns is not None:
+            return ""
+        file = self._source.files[0]
+        odd = next((name for name in self._source.columns if _VALUE.fullmatch(name)), None)
+        if odd is None or file.format.format not in DELIMITED:
+            return ""
+        return (
+            f"{self._name(file.path)}: its first record was taken as the header, but {odd!r} looks like a value: "
+            "if it has no header, say --no-header"
+        )
+
+    def _file_of(self, row: int) -> tuple[str, int]:
+        """Return the file of a record, as it was given, and its number there."""
+        if self._source is None:
+            raise AssertionError("a record before `open`")
+        path, number = self._source.locate(row)
+        return STANDARD if self._config.inputs == (STANDARD,) else str(path), number
+
+    def _name(self, path: Path) -> str:
+        return "standard input" if self._config.inputs == (STANDARD,) else str(path)
+
     def _locate(self, row: int) -> str:
         """Return the place of a record in words."""
         if self._source is None:
             return f"row {row}"
         path, number = self._source.locate(row)
-        name = "standard input" if self._config.inputs == (STANDARD,) else str(path)
-        return f"{name}: row {number}"
+        return f"{self._name(path)}: row {number}"

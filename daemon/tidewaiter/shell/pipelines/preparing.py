@@ -14,7 +14,7 @@ import os
 import platform
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -25,12 +25,13 @@ from tidewaiter.core.pipelines.column_values import column_type
 from tidewaiter.core.pipelines.expression_types import Ground
 from tidewaiter.core.pipelines.planning import PlannedStep, plan
 from tidewaiter.core.pipelines.step_files import places, read_pipeline
-from tidewaiter.core.pipelines.steps import Join, PipelineFile
+from tidewaiter.core.pipelines.steps import COMPOSED, Join, PipelineFile
 from tidewaiter.core.pipelines.table_format import KnownFormat, TableFormat, known_format
 from tidewaiter.edges.tables.writers import check_writable, versions
 from tidewaiter.shell.pipelines.composing import Pipeline
 from tidewaiter.shell.pipelines.config import STANDARD
 from tidewaiter.shell.pipelines.facts import Governing
+from tidewaiter.shell.pipelines.paths import refuse_shared
 from tidewaiter.shell.pipelines.references import References, contract_lists, fingerprints, read_file
 
 if TYPE_CHECKING:
@@ -39,9 +40,6 @@ if TYPE_CHECKING:
     from tidewaiter.core.pipelines.columns import Schema
     from tidewaiter.shell.pipelines.config import PipelineConfig
     from tidewaiter.shell.pipelines.facts import TableFacts
-
-COMPOSED: Final = "<Pipeline>"
-"""How a pipeline composed in Python is called in messages about its text."""
 
 
 @dataclass(frozen=True)
@@ -127,6 +125,9 @@ def govern(config: PipelineConfig) -> Governed:
     if contract is not None and config.save_contract is not None:
         hint = "leave save_contract out: only an inferred contract is saved"
         raise ConfigError(f"{config.save_contract}: the contract is given already: {contract.file}", hint=hint)
+    refuse_shared(config, pipeline, contract, home)
+    if config.save_contract is not None and os.path.lexists(config.save_contract):
+        raise ConfigError(f"save_contract: {config.save_contract}: is there already", hint="name a new file")
     output_said = _merged(config.output_format, None if pipeline is None else pipeline.output)
     name = "standard output" if os.fspath(config.output_path) == STANDARD else os.fspath(config.output_path)
     output = known_format(name, output_said)
@@ -192,5 +193,7 @@ def _merged(said: TableFormat, file: TableFormat | None) -> TableFormat:
         return said
     given: dict[str, Any] = {name: value for name, value in msgspec.structs.asdict(said).items() if value is not None}
     if "format" in given and given["format"] != file.format:
-        file = TableFormat(compression=file.compression)  # its dialect was meant for another format
+        file = TableFormat(
+            compression=file.compression, max_ratio=file.max_ratio
+        )  # its dialect was meant for another format
     return msgspec.structs.replace(file, **given)

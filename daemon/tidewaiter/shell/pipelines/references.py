@@ -23,6 +23,7 @@ from tidewaiter.core.pipelines.expression_types import Ground, Reference
 from tidewaiter.core.pipelines.text_values import not_of_form, read_texts
 from tidewaiter.core.scenarios.lists import read_list
 from tidewaiter.core.scenarios.syntax import ListDecl
+from tidewaiter.edges.key_files import read_closed
 from tidewaiter.edges.tables.sources import read_reference
 from tidewaiter.shell.pipelines.config import absolute
 from tidewaiter.shell.pipelines.facts import TableFacts
@@ -149,7 +150,8 @@ def _secret(source: KeySource, home: Path) -> bytes:
         path = Path(folder) / source.credential
     else:
         path = home / (source.file or "")
-    return read_file(path, "key").rstrip(b"\r\n")
+    hint = "let another take its place"
+    return read_closed(path, "key", credential=source.credential is not None, hint=hint).rstrip(b"\r\n")
 
 
 def _unreadable(path: Path, what: str, error: OSError) -> ConfigError:

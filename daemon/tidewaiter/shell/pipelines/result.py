@@ -34,8 +34,9 @@ class PipelineResult(Struct, frozen=True):
 
     `input_hash` is the SHA-256 of the input file, or of ``<hash>  <path>\n`` for each where there are several;
     `output_hash` that of the output file's bytes. Without success the hashes are empty and `errors` says why, one
-    text each; `exit_code` is what the command ends with. `rejections` are the first of `rejected_records` in words.
-    `duration_ms` is in milliseconds. `rejected_path` is where the rejected records are kept, None where they are not.
+    text each; `warnings` say what failed beside the output: a lineage not recorded, events not delivered. `exit_code`
+    is what the command ends with. `rejections` are the first of `rejected_records` in words. `duration_ms` is in
+    milliseconds. `rejected_path` is where the rejected records are kept, None where they are not.
     """
 
     success: bool
@@ -48,6 +49,7 @@ class PipelineResult(Struct, frozen=True):
     output_hash: str = ""
     duration_ms: float = 0.0
     errors: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
     rejections: tuple[str, ...] = ()
     steps: tuple[StepResult, ...] = ()
     output_path: Path | None = None
@@ -55,3 +57,4 @@ class PipelineResult(Struct, frozen=True):
     audit_path: Path | None = None
     contract: str = ""
     exit_code: int = EXIT_CLEAN
+    in_place: bool = False

@@ -28,9 +28,11 @@ from tidewaiter.shell.pipelines.config import PipelineConfig, absolute
 from tidewaiter.shell.pipelines.facts import COMPLETE, FAILED, RUNNING, RunFacts, TableFacts
 from tidewaiter.shell.pipelines.flowing import Flow
 from tidewaiter.shell.pipelines.preparing import Governed, contract_facts, govern, library_versions
-from tidewaiter.shell.pipelines.recorders import recorders_of
+from tidewaiter.shell.pipelines.recorders import recorders_of, tell_end
 from tidewaiter.shell.pipelines.recovering import recover
 from tidewaiter.shell.pipelines.result import PipelineResult, StepResult
+from tidewaiter.shell.pipelines.stopping import Stopped, Stopping
+from tidewaiter.shell.pipelines.stream_commits import refuse_stream_output
 from tidewaiter.shell.pipelines.trail import Trail
 
 if TYPE_CHECKING:
@@ -51,6 +53,9 @@ class Watch(Protocol):
     def recovered(self, text: str) -> None:
         """Take what became of a run before that died."""
 
+    def warned(self, text: str) -> None:
+        """Take what may be wrong with the input."""
+
 
 class _Nobody:
     """Watches without looking."""
@@ -61,30 +66,38 @@ class _Nobody:
 
     def recovered(self, text: str) -> None: ...
 
+    def warned(self, text: str) -> None: ...
 
-def run_pipeline(config: PipelineConfig, *, watch: Watch | None = None, disk: Disk | None = None) -> PipelineResult:
+
+def run_pipeline(
+    config: PipelineConfig, *, watch: Watch | None = None, disk: Disk | None = None, stopping: Stopping | None = None
+) -> PipelineResult:
     """Run the pipeline that `config` describes and return what it came to; `disk` is replaced in tests only.
 
     Bad data, damaged files and a disk that refuses are told in the result: `success` is False, `errors` says why, and
-    the previous output is untouched. Raises ConfigError for a configuration that is wrong, before anything is written.
+    the previous output is untouched. Raises ConfigError for a configuration that is wrong, before anything is written;
+    where it is the input that does not fit, the audit log has the failed run. `stopping` is how a batch run is stopped
+    from outside: it is then recorded as failed, and Stopped goes on to the caller.
     """
     watch, disk = watch or _Nobody(), disk or Disk()
     if config.mode == "stream":
         from tidewaiter.shell.pipelines.following import follow_pipeline  # noqa: PLC0415 - the daemon's engine
 
         return follow_pipeline(config, watch=watch, disk=disk)
-    return _Run(govern(config), watch, disk).run()
+    return _Run(govern(config), watch, disk, stopping or Stopping()).run()
 
 
 class _Run:
     """One run."""
 
-    def __init__(self, governed: Governed, watch: Watch, disk: Disk) -> None:
+    def __init__(self, governed: Governed, watch: Watch, disk: Disk, stopping: Stopping) -> None:
         self._governed, self._watch, self._disk = governed, watch, disk
+        self._stopping = stopping
         self._config = governed.config
         self._began = time.monotonic()
         self._recorders: Sequence[Recorder] = ()
         self._published = False
+        self._warnings: tuple[str, ...] = ()
         self._facts = RunFacts(
             run_id=str(uuid.uuid4()),
             status=RUNNING,
@@ -101,18 +114,24 @@ class _Run:
 
     def run(self) -> PipelineResult:
         """Run, and tell what it came to."""
-        unreadable: TidewaiterError | None = None
+        unreadable: TidewaiterError | Stopped | None = None
         try:
             self._open_input()
         except BaseException as error:
-            if isinstance(error, ConfigError) or not isinstance(error, TidewaiterError):
+            if not isinstance(error, TidewaiterError | Stopped) or not self._is_recorded(error):
                 self._flow.close()
                 raise
             unreadable = error
         try:
             with contextlib.ExitStack() as open_files:
-                self._begin(open_files)
                 try:
+                    self._begin(open_files)
+                except ConfigError:
+                    if isinstance(unreadable, ConfigError):
+                        raise unreadable from None
+                    raise
+                try:
+                    self._tell_start()
                     if unreadable is not None:
                         raise unreadable
                     self._work()
@@ -127,8 +146,22 @@ class _Run:
             self._flow.close()
         return self._result(None)
 
+    def _is_recorded(self, error: TidewaiterError | Stopped) -> bool:
+        """Return whether a run that failed before it began is one for the audit log.
+
+        A mistake in the configuration alone is none, and no output directory is made to say that there is no input.
+        """
+        if not isinstance(error, ConfigError):
+            return True
+        config = self._config
+        if config.audit_path is None or not (self._flow.fits or self._flow.inferred):
+            return False
+        place = Path(config.audit_path).resolve().parent
+        return place.is_dir() or place != config.output.resolve().parent
+
     def _open_input(self) -> None:
-        self._flow.open()
+        with self._stopping.allowed():
+            self._flow.open()
         contract = self._flow.contract
         if contract is None:
             return
@@ -148,9 +181,12 @@ class _Run:
             logger = open_files.enter_context(AuditLogger(config.audit_path, actor=config.actor, disk=self._disk))
             if (told := recover(logger, self._recorders, self._disk)) is not None:
                 self._watch.recovered(told)
+            refuse_stream_output(logger.path, absolute(config.output_path))
             self._trail = Trail(logger, self._facts.run_id)
         # If we die from here on, the next run with this audit log finds this entry without an end.
         self._trail.started(self._facts, self._flow.leftovers())
+
+    def _tell_start(self) -> None:
         for recorder in self._recorders:
             if (note := recorder.started(self._at_position())) is not None:
                 self._trail.noted(recorder.name, note)
@@ -158,9 +194,12 @@ class _Run:
     def _work(self) -> None:
         config, flow = self._config, self._flow
         if flow.inferred and flow.contract is not None:
-            saved = self._save_contract(flow.contract.text)
+            saved = "" if config.save_contract is None else str(config.save_contract)
             self._watch.inferred(flow.contract.text.decode(), saved)
-        output, rejected = flow.run(hashing=config.audit_path is not None)
+        if told := flow.warning():
+            self._watch.warned(told)
+        with self._stopping.allowed():
+            output, rejected = flow.run(hashing=config.audit_path is not None)
         self._take_counts()
         self._facts = replace_facts(self._facts, inputs=flow.inputs(), output=output, rejected=rejected)
         for file in self._facts.inputs:
@@ -168,10 +207,11 @@ class _Run:
         for step in self._facts.steps:
             self._trail.step(step)
         # If we die before this entry, the output is what it was, and nothing tells that another was ready.
-        self._trail.written(output, flow.rows_sha256, rejected)
+        self._trail.written(output, flow.rows_sha256, rejected, flow.stale())
         # If we die here, both names still mean what they did; `recover` compares the output with the hash just logged.
         flow.publish()
         self._published = True
+        flow.publish_beside()
         # If we die from here on, the new output is in place, and the next run says so.
         self._facts = replace_facts(self._facts, status=COMPLETE, ended_at=utc_now())
         self._record()
@@ -197,9 +237,7 @@ class _Run:
             self._trail.failed(self._facts, error)
 
     def _record(self) -> None:
-        for recorder in self._recorders:
-            if (note := recorder.ended(self._at_position())) is not None:
-                self._trail.noted(recorder.name, note)
+        self._warnings += tell_end(self._recorders, self._trail, self._at_position)
 
     def _at_position(self) -> RunFacts:
         return replace_facts(self._facts, audit=self._trail.position())
@@ -215,14 +253,6 @@ class _Run:
             rejected_records=flow.rejections.count,
         )
 
-    def _save_contract(self, text: bytes) -> str:
-        if self._config.save_contract is None:
-            return ""
-        path = Path(self._config.save_contract)
-        self._disk.make_directory(path.parent)
-        self._disk.replace_file(path, text)
-        return str(path)
-
     def _result(self, error: TidewaiterError | None) -> PipelineResult:
         facts, flow, config = self._facts, self._flow, self._config
         done = error is None
@@ -237,6 +267,7 @@ class _Run:
             output_hash=facts.output.sha256 if done and facts.output is not None else "",
             duration_ms=round((time.monotonic() - self._began) * 1000, 3),
             errors=() if error is None else (facts.error or str(error),),
+            warnings=self._warnings,
             rejections=tuple(flow.rejections.shown),
             steps=tuple(
                 StepResult(
@@ -250,6 +281,7 @@ class _Run:
             audit_path=None if config.audit_path is None else Path(config.audit_path),
             contract="" if flow.contract is None else flow.contract.text.decode(),
             exit_code=EXIT_CLEAN if error is None else error.exit_code,
+            in_place=self._published,
         )  # fmt: skip
 
 

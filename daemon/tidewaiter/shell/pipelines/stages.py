@@ -6,7 +6,8 @@ Owns: the counts and their reconciliation, and the thread that hashes. Leaves to
 Invariants:
 - For each stage, in = out + removed + rejected; what goes into a stage came out of the one before. Anything else is a
   defect of this program: IntegrityRefusal, and no output.
-- Only a step that is there to remove rows removes any.
+- Only a step that is there to remove rows removes any. None adds any, but for the one row that an aggregate by nothing
+  makes of no rows.
 """
 
 from __future__ import annotations
@@ -92,10 +93,15 @@ class Stage:
         hashing: Hashing | None,
         says: str = "",
         files: tuple[TableFacts, ...] = (),
+        one_of_none: bool = False,
     ) -> None:
-        """`schema` is that of the rows that come out; without `hashing` they are not hashed."""
+        """`schema` is that of the rows that come out; without `hashing` they are not hashed.
+
+        `one_of_none` says that of no rows there comes one: the step is an aggregate by nothing.
+        """
         self.number, self.name, self.kind, self.schema = number, name, kind, schema
         self.records_in = self.records_out = self.rejected = 0
+        self._one_of_none = one_of_none
         self.says, self.files = says, files
         self._hashing = hashing
         self._digest = None if hashing is None else StageDigest(schema)
@@ -107,9 +113,14 @@ class Stage:
             self._hashing.take(self._digest, frame)
 
     @property
+    def made(self) -> int:
+        """Records that came out of nothing: the one of an aggregate by nothing that no record came into."""
+        return int(self._one_of_none and (self.records_in, self.records_out) == (0, 1))
+
+    @property
     def removed(self) -> int:
         """Records that came in, did not come out, and were not rejected."""
-        return self.records_in - self.records_out - self.rejected
+        return self.records_in + self.made - self.records_out - self.rejected
 
     def facts(self, hash_before: str) -> StepFacts:
         """Return what there is to tell, when all rows have come out."""
@@ -146,7 +157,8 @@ def reconcile(read: int, stages: list[Stage], written: int) -> None:
     if out != written:
         raise _lost("write", f"{out} records came to the output, {written} were written")
     gone = sum(stage.removed + stage.rejected for stage in stages)
-    if read != written + gone:
+    made = sum(stage.made for stage in stages)
+    if read + made != written + gone:
         raise _lost("the run", f"{read} records read, {written} written, {gone} removed or rejected")
 
 

@@ -83,11 +83,15 @@ class Trail:
             details=_fitting(said),
         )  # fmt: skip
 
-    def written(self, output: TableFacts, rows_sha256: str, rejected: TableFacts | None) -> None:
-        """Log what is about to get its name."""
+    def written(
+        self, output: TableFacts, rows_sha256: str, rejected: TableFacts | None, stale: TableFacts | None = None
+    ) -> None:
+        """Log what is about to get its name; `stale` is the file of an older run's rejected records, to be removed."""
         details: dict[str, Any] = {"bytes": output.bytes, "format": output.format}
         if rejected is not None:
             details["rejected"] = {"file": rejected.path, "sha256": rejected.sha256, "records": rejected.records}
+        if stale is not None:
+            details["removes"] = {"file": stale.path, "sha256": stale.sha256}
         self._log(
             "complete", WRITE, WRITE, resource=output.path, record_count=output.records,
             input_hash=rows_sha256 or None, output_hash=output.sha256, details=details,
@@ -95,7 +99,13 @@ class Trail:
 
     def noted(self, name: str, note: Note) -> None:
         """Log what a recorder wrote."""
-        self._log("complete", name, name, resource=note.resource, output_hash=note.sha256, details=note.details)
+        details = {**note.details, "warning": note.warning} if note.warning else note.details
+        self._log("complete", name, name, resource=note.resource, output_hash=note.sha256, details=details)
+
+    def not_noted(self, name: str, error: BaseException) -> None:
+        """Log that a recorder could not write."""
+        if self.logger is not None:
+            self._newest = self.logger.log_failed(self._run_id, name, name, error=error)
 
     def completed(self, facts: RunFacts, input_hash: str) -> None:
         """Log that the output is in place."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
+from contextlib import closing
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final
 
@@ -12,7 +13,9 @@ import pytest
 
 from tidewaiter.core.errors import ConfigError, SourceHalt
 from tidewaiter.core.pipelines.columns import BOOLEAN, DATE, FLOAT, INTEGER, STRING, TIMESTAMP, ColumnType, schema_of
+from tidewaiter.edges.tables.line_blocks import RECORD_LIMIT
 from tidewaiter.edges.tables.sources import Source, read_reference
+from tidewaiter.pipeline import PipelineConfig, run_pipeline
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -201,3 +204,50 @@ def test_a_reference_of_this_format_comes_as_texts(tmp_path: Path) -> None:
         (1, "1", "2026-01-31T12:00:00Z", "1.50", "true"),
         (2, "2", None, None, "false"),
     ]
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_column_called_with_a_nul_is_refused(tmp_path: Path, form: str) -> None:
+    """Names that we use for columns of our own cannot come from a file."""
+    with pytest.raises(ConfigError, match=rf"in\.{form}: columns: column 2 is called \\0keep, with a NUL character"):
+        Source(written(tmp_path, pl.DataFrame({"a": [1], "\0keep": [2]}), form))
+
+
+def test_one_text_in_all_rows_is_a_bomb(tmp_path: Path) -> None:
+    """A small file whose rows share one large text is refused before it fills the memory."""
+    path = tmp_path / "in.parquet"
+    pl.DataFrame({"a": pl.repeat("x" * (1 << 20), 150, eager=True)}).write_parquet(path)
+    with pytest.raises(SourceHalt, match=r"in\.parquet: its first \d+ rows hold \d+ bytes, more than 200 for each"):
+        list(Source(path).batches())
+    with closing(Source(path, max_ratio=10**9).batches()) as batches:
+        frames = [batch.frame for batch, _ in zip(batches, range(6), strict=False)]
+    assert max(len(frame) for frame in frames) <= 16
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_text_over_the_limit_is_rejected_with_its_beginning(tmp_path: Path, form: str) -> None:
+    """A text longer than any record of a text format is a rejection; its neighbours are rows."""
+    texts = ["a", "é" * (RECORD_LIMIT // 2), "é" * (RECORD_LIMIT // 2) + "b", None]
+    rows, rejected = read(Source(written(tmp_path, pl.DataFrame({"t": texts}), form)))
+    assert [(row, text) for row, text in rows] == [(1, "a"), (2, texts[1]), (4, None)]
+    assert [(each.row, each.column, each.problem) for each in rejected] == [
+        (3, "t", "a text of more than 1048576 bytes: such are not read")
+    ]
+    assert rejected[0].value == "é" * 200 + "…"
+
+
+def test_the_least_integer_is_inferred_as_a_decimal(tmp_path: Path) -> None:
+    """An inferred contract accepts every record, also the integer that has no absolute value in 64 bits."""
+    path = written(tmp_path, pl.DataFrame({"i": [-(2**63), 1, None]}))
+    result = run_pipeline(PipelineConfig(input_path=path, output_path=tmp_path / "out.csv", on_invalid="quarantine"))
+    assert (result.success, result.output_records, result.rejected_records) == (True, 3, 0)
+    assert (tmp_path / "out.csv").read_text() == "i\n-9223372036854775808\n1\n\n"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_a_float_that_is_not_finite_is_told_when_the_contract_is_inferred(tmp_path: Path, value: float) -> None:
+    """No contract accepts NaN or an infinite number: without one the run ends before anything is written."""
+    path = written(tmp_path, pl.DataFrame({"f": [1.0, None, value]}))
+    with pytest.raises(ConfigError, match="column f: holds NaN or an infinite number"):
+        run_pipeline(PipelineConfig(input_path=path, output_path=tmp_path / "out.csv", on_invalid="drop"))
+    assert not (tmp_path / "out.csv").exists()

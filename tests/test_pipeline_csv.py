@@ -158,6 +158,51 @@ def test_a_parser_that_counts_otherwise_is_not_believed(tmp_path: Path, monkeypa
     assert (rows, rejected) == ([(number, ["1", "2"]) for number in range(1, 101)], [])
 
 
+@pytest.mark.parametrize("cell", ["\ufeffx", "\ufeff", "x^", "x\x01", "x\u06bf", "x"])
+@pytest.mark.parametrize("batch_bytes", [1, 1 << 24])
+def test_a_block_that_begins_like_a_mark_or_compressed_data_is_text(
+    tmp_path: Path, cell: str, batch_bytes: int
+) -> None:
+    """The parser neither drops a byte order mark inside the file nor inflates a block that begins like a stream."""
+    rows, rejected = read(of(tmp_path, b"a,b\n" + f"{cell},2\n".encode() * 3), batch_bytes)
+    assert (rows, rejected) == ([(number, [cell, "2"]) for number in (1, 2, 3)], [])
+
+
+@pytest.mark.parametrize(("delimiter", "quote"), [("0", "1"), ("1", "0"), (",", "0"), ("2", '"')])
+def test_digits_can_be_delimiter_and_quote(tmp_path: Path, delimiter: str, quote: str) -> None:
+    """What is put before a block for the parser is one record, whatever separates its fields."""
+    path = of(tmp_path, f"a{delimiter}b\nx{delimiter}y\n".encode())
+    assert read(path, delimiter=delimiter, quote=quote) == ([(1, ["x", "y"])], [])
+
+
+def test_a_parser_that_fails_on_the_system_is_in_doubt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An OSError out of the parser sends the block through the grammar."""
+
+    def refused(*_: object, **__: object) -> pl.DataFrame:
+        raise OSError("corrupt deflate stream")
+
+    monkeypatch.setattr(pl, "read_csv", refused)
+    assert read(of(tmp_path, b"a,b\n1,2\n")) == ([(1, ["1", "2"])], [])
+
+
+@pytest.mark.parametrize("line", [b"\n", b"1\n", b",,\n\n"])
+def test_short_bad_lines_take_bounded_memory(tmp_path: Path, line: bytes) -> None:
+    """A block of nothing but bad lines comes in batches of some thousand rejections, numbered on."""
+    path = of(tmp_path, b"a,b\n" + line * 100_000)
+    row = 0
+    for batch in Source(path).batches():
+        assert len(batch.rejected) <= 2 << 14
+        assert [each.row for each in batch.rejected] == list(range(row + 1, row + len(batch.rejected) + 1))
+        row += len(batch.rejected)
+    assert row == 100_000 * line.count(b"\n")
+
+
+def test_short_good_lines_come_in_batches_of_bounded_height(tmp_path: Path) -> None:
+    """However short the lines are, a batch has at most so many rows."""
+    heights = [len(batch.frame) for batch in Source(of(tmp_path, b"a\n" + b"1\n" * 600_000)).batches()]
+    assert heights == [1 << 18, 1 << 18, 600_000 - (1 << 19)]
+
+
 # -- the same, however it is cut ---------------------------------------------------------------------------------------
 
 
@@ -267,7 +312,9 @@ def test_a_large_table_is_the_same_through_parser_and_grammar(tmp_path: Path, *,
     path = of(tmp_path, text)
     found, rejected = _read_all(path, Grammar(3), 1 << 24)
     assert rejected == []
-    assert list(found.values()) == csv_records.read_singly(text, csv_records.Dialect(b",", b'"', 3))
+    assert list(found.values()) == [
+        record for some in csv_records.read_singly(text, csv_records.Dialect(b",", b'"', 3)) for record in some
+    ]
 
 
 # -- header and encodings ----------------------------------------------------------------------------------------------

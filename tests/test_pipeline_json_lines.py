@@ -154,7 +154,7 @@ def test_a_type_found_late_holds_for_all(tmp_path: Path) -> None:
     assert source.schema == {"x": ColumnType("decimal", 3)}
     assert (len(rows), rejected) == (150_001, [])
     assert rows[-1] == (150_001, Decimal("123456789012345678.000"))
-    numbers = [b"0.25", b"1" + b"0" * 29, b"0.25", b"0.123456789012345678"]
+    numbers = [b"0.25", b"1" + b"0" * 29, b"0.25", b"0.125e-9"]
     blocks = [b'{"x":%b,"pad":"%b"}\n' % (number, b"x" * 10_000) * 250 for number in numbers]
     assert read(tmp_path, b"".join(blocks))[2].schema == {"x": FLOAT, "pad": STRING}
 
@@ -167,11 +167,68 @@ def test_an_empty_file_is_a_table_without_records(tmp_path: Path) -> None:
         read(tmp_path, b"")
 
 
-@pytest.mark.parametrize(("key", "message"), [(b"", "column 1 has no name"), (b"__row", "column 1 is called __row")])
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        (b"", "column 1 has no name"),
+        (b"__row", "column 1 is called __row"),
+        (rb"a\u0000", r"column 1 is called a\\0, with a NUL"),
+    ],
+)
 def test_keys_that_name_no_column_are_refused(tmp_path: Path, key: bytes, message: str) -> None:
     """A key without text, or with the name of the record's number, cannot be a column."""
     with pytest.raises(ConfigError, match=message):
         read(tmp_path, b'{"' + key + b'":1}\n')
+
+
+def test_short_bad_lines_take_bounded_memory(tmp_path: Path) -> None:
+    """A block of blank lines comes in batches of some thousand rejections, numbered on."""
+    path = tmp_path / "in.jsonl"
+    path.write_bytes(b"\n" * 100_000)
+    batches = list(Source(path, expected=SCHEMA).batches())
+    assert max(len(batch.rejected) for batch in batches) <= 1 << 14
+    assert [each.row for batch in batches for each in batch.rejected] == list(range(1, 100_001))
+
+
+def test_short_lines_of_a_wide_table_take_bounded_memory(tmp_path: Path) -> None:
+    """Records that lack most of many columns come in batches of so many values."""
+    path = tmp_path / "in.jsonl"
+    path.write_bytes(b"{}\n" * 2_200)
+    batches = list(Source(path, expected={f"c{number}": STRING for number in range(2_000)}).batches())
+    assert max(len(batch.frame) for batch in batches) <= (1 << 21) // 2_000
+    assert sum(len(batch.frame) for batch in batches) == 2_200
+
+
+@pytest.mark.parametrize("key", ['a"b', "a\\b", "a\nb", "a\x1fb"])
+def test_keys_that_json_writes_with_escapes_are_columns(tmp_path: Path, key: str) -> None:
+    """A quote, a backslash or a line break in a key breaks nothing, with a contract and without."""
+    content = json.dumps({key: 1, "b": "x"}).encode() + b"\n"
+    for schema in (None, {key: INTEGER, "b": STRING}):
+        rows, rejected, source = read(tmp_path, content, schema)
+        assert (rows, rejected, source.columns) == ([(1, 1, "x")], [], (key, "b"))
+
+
+@pytest.mark.parametrize("zero", ["-0", "-0.0", "-0e0", "0"])
+def test_the_sign_of_zero_does_not_depend_on_the_neighbours(tmp_path: Path, zero: str) -> None:
+    """A zero in a float column is the same whether its block goes at once or line by line."""
+    line = b'{"x":%b}\n' % zero.encode()
+    alone, beside = (read(tmp_path, content, {"x": FLOAT})[0] for content in (line, line + b"bad\n"))
+    assert repr(alone) == repr(beside) == repr([(1, 0.0 if zero in ("-0", "0") else -0.0)])
+
+
+@pytest.mark.parametrize("number", ["0.1234567890123456789", "1e400", "123456789012345678901234567890.1234567891"])
+def test_numbers_that_lose_digits_as_floats_are_not_inferred(tmp_path: Path, number: str) -> None:
+    """Without a contract, a number that no column holds exactly is an error that names record and column."""
+    content = b'{"x":1e-30}\n' * 3 + b"\n" + b'{"x":%b}\n' % number.encode()
+    with pytest.raises(ConfigError, match=rf"in\.jsonl: record 5: x is {number}: neither a decimal nor a float"):
+        read(tmp_path, content)
+
+
+def test_the_least_integer_is_found_wherever_it_stands(tmp_path: Path) -> None:
+    """An integer of 19 digits widens the column also where it comes late and has no absolute value in 64 bits."""
+    least = b'{"x":-9223372036854775808}\n'
+    for content in (least + b'{"x":1}\n' * 200_000, b'{"x":1}\n' * 200_000 + least):
+        assert read(tmp_path, content)[2].schema == {"x": ColumnType("decimal")}
 
 
 MANY: Final = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -231,7 +288,7 @@ def test_blocks_and_single_lines_give_the_same(lines: list[bytes], ignore: bool)
     schema = {name: column for name, column in SCHEMA.items() if column not in (DATE, TIMESTAMP)}
     records = JsonRecords(schema, ignore_unknown=ignore)
     text = b"".join(each + b"\n" for each in lines)
-    fast, slow = records.batch(text, 1), records.singly(text, 1)
+    (fast,), slow = records.batches(text, 1), records.singly(text, 1)
     assert fast.frame.equals(slow.frame)
     assert fast.frame.schema == slow.frame.schema
     assert fast.rejected == slow.rejected

@@ -174,10 +174,23 @@ def test_a_decompression_bomb_is_refused(tmp_path: Path, name: str, monkeypatch:
     monkeypatch.setattr(decompressing, "BOMB_BYTES", 1 << 20)
     content = b"x\n" + b"1\n" * (4 << 20)
     path = of(tmp_path / name, gzip.compress(content) if name.endswith("gz") else zstandard.compress(content))
-    with pytest.raises(SourceHalt, match=r"compressed bytes gave \d+ bytes, more than 200:1: a decompression bomb"):
+    with pytest.raises(
+        SourceHalt, match=r"compressed bytes gave \d+ bytes, more than 200:1: .* max_ratio in \[input\]"
+    ):
         rows_of(Source(path))
-    source = Source(path, max_ratio=100_000)
+    with pytest.raises(SourceHalt, match="more than 150:1"):
+        rows_of(Source(path, TableFormat(max_ratio=150)))
+    source = Source(path, TableFormat(max_ratio=100_000))
     assert sum(len(batch.frame) for batch in source.batches()) == 4 << 20
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "latin-1"])
+@pytest.mark.parametrize("order", ["le", "be"])
+def test_utf_32_is_named_as_such(tmp_path: Path, encoding: str, order: str) -> None:
+    """Its mark begins with that of UTF-16, and is not taken for it."""
+    path = of(tmp_path / "a.csv", f"\ufeffa\n{'1' * 9}\n".encode(f"utf-32-{order}"))
+    with pytest.raises(ConfigError, match="mark of UTF-32, which is not supported: convert it: iconv -f UTF-32"):
+        Source(path, TableFormat(encoding=encoding))
 
 
 # -- what happens meanwhile --------------------------------------------------------------------------------------------

@@ -9,7 +9,10 @@ Owns: which types of these formats become which types of a pipeline, and that no
   that nobody can place. Years are 1 to 9999.
 - Lists, structs, binary data, times and durations are refused by name.
 
-Rows are read in slices of bounded size, whatever the size of the row groups.
+Rows are read in slices of bounded size, whatever the size of the row groups: a few at first, for only their own size
+tells that of the next. A text over RECORD_LIMIT is not read, as in the other formats. A file of which more than
+`max_ratio` bytes of values come out for each of its own is a bomb, as in `decompressing`: one text can stand in all
+rows, and take place once in the file.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import polars as pl
 
 from tidewaiter.core.errors import ConfigError, SourceHalt
-from tidewaiter.core.pipelines.batches import BATCH_ROWS, Batch, Rejected, quoted
+from tidewaiter.core.pipelines.batches import BATCH_ROWS, QUOTED_CHARACTERS, Batch, Rejected, quoted
 from tidewaiter.core.pipelines.columns import (
     BOOLEAN,
     DATE,
@@ -36,7 +39,8 @@ from tidewaiter.core.pipelines.columns import (
     schema_of,
 )
 from tidewaiter.edges.tables.csv_source import check_names
-from tidewaiter.edges.tables.line_blocks import READ_STEP
+from tidewaiter.edges.tables.decompressing import BOMB_BYTES
+from tidewaiter.edges.tables.line_blocks import READ_STEP, RECORD_LIMIT
 from tidewaiter.edges.tables.prefetching import prefetched
 from tidewaiter.edges.tables.row_text import spelled
 
@@ -45,7 +49,8 @@ if TYPE_CHECKING:
 
     from tidewaiter.edges.tables.decompressing import InputFile
 
-_FIRST_SLICE: Final = 1 << 12
+_GROWTH: Final = 16
+"""A slice has at most so many times the rows of the one before."""
 _FRAME_FACTOR: Final = 2
 """A frame may take so many times the bytes that a batch of text has."""
 _DAY_SECONDS: Final = 86_400
@@ -113,7 +118,7 @@ class ColumnarTable:
         column = pl.col(name)
         match dtype:
             case pl.String() | pl.Categorical() | pl.Enum() | pl.Null():
-                return _Mapped(STRING, column.cast(pl.String))
+                return _text(column.cast(pl.String))
             case pl.Boolean():
                 return _Mapped(BOOLEAN, column)
             case pl.Float32() | pl.Float64():
@@ -159,7 +164,7 @@ class ColumnarTable:
     def _slices(self, batch_bytes: int) -> Generator[pl.DataFrame]:
         """Return the rows as they lie there, and hash the file along with them."""
         file = self._file
-        at, rows = 0, _FIRST_SLICE
+        at, rows, out = 0, 1, 0
         with closing(file.content()) as own_bytes:
             while at < self._total:
                 with self._refusing():
@@ -167,10 +172,18 @@ class ColumnarTable:
                     if frame.is_empty():
                         raise OSError(f"{self._total} rows are announced, {at} found")
                 at += len(frame)
+                out += _size(frame)
+                if out > BOMB_BYTES and out > file.max_ratio * file.length:
+                    much = f"its first {at} rows hold {out} bytes, more than {file.max_ratio} for each of its own"
+                    raise SourceHalt(
+                        f"{file.name}: {much} {file.length}",
+                        hint="a decompression bomb is not read; if it is none, say what it may be: "
+                        "max_ratio in [input] of the pipeline file",
+                    )
                 while file.bytes_read < file.length * at // self._total and next(own_bytes, None) is not None:
                     pass
                 per_row = max(int(frame.estimated_size()) // len(frame), 1)
-                rows = min(max(batch_bytes * _FRAME_FACTOR // per_row, 1), BATCH_ROWS)
+                rows = min(max(batch_bytes * _FRAME_FACTOR // per_row, 1), len(frame) * _GROWTH, BATCH_ROWS)
                 yield frame
             for _ in own_bytes:
                 pass
@@ -214,6 +227,23 @@ class ColumnarTable:
                 )
             )
         return tuple(rejected)
+
+
+def _size(frame: pl.DataFrame) -> int:
+    """Return the bytes of all values: eight each, of texts their own, however often one is shared."""
+    size = 0
+    for column in frame.iter_columns():
+        if column.dtype == pl.String:
+            size += int(column.estimated_size())
+        else:
+            size += 8 * (len(column) - column.null_count())
+    return size
+
+
+def _text(made: pl.Expr) -> _Mapped:
+    """Return how a column of texts is read."""
+    problem = f"a text of more than {RECORD_LIMIT} bytes: such are not read"
+    return _Mapped(STRING, made, made.str.len_bytes() > RECORD_LIMIT, problem, made.str.head(QUOTED_CHARACTERS + 1))
 
 
 def _timestamp(ticks: pl.Expr, unit: str) -> _Mapped:

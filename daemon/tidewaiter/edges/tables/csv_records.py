@@ -27,7 +27,15 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from msgspec import Struct
 
-from tidewaiter.edges.tables.line_blocks import RECORD_LIMIT, Fault, LongLine, gathered, lines_within, too_long
+from tidewaiter.edges.tables.line_blocks import (
+    RECORD_LIMIT,
+    SINGLY_RECORDS,
+    Fault,
+    LongLine,
+    gathered,
+    lines_within,
+    too_long,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -60,7 +68,7 @@ Records = list[list[str | None] | Fault]
 
 
 class Singly(Struct, frozen=True):
-    """Records that were looked at one by one."""
+    """Records that were looked at one by one, at most SINGLY_RECORDS."""
 
     records: Records
 
@@ -71,37 +79,53 @@ Block = Proven | Singly
 def cut_records(parts: Iterator[bytes], dialect: Dialect, block_bytes: int) -> Generator[list[Block]]:
     """Return the records of a UTF-8 text that arrives in parts, about `block_bytes` at a time.
 
-    Each list holds the next records in order; the same ones come out however the text is cut.
+    Each list holds the next records in order, and ends where it has many of those that were looked at one by one; the
+    same ones come out however the text is cut.
     """
     rest = b""
     long: LongLine | None = None
     for part in gathered(parts, block_bytes):
-        blocks: list[Block] = []
         text = rest + part
         if long is not None:
             end = text.find(_LF)
             long.length += len(text) if end < 0 else end
             if end < 0:
                 continue
-            blocks.append(Singly([long.end()]))
+            yield [Singly([long.end()])]
             long, text = None, text[end + 1 :]
-        more, used = cut_block(text, dialect)
-        blocks += more
+        used = yield from _in_lists(cut_block(text, dialect))
         rest = text[used:]
         if len(rest) >= dialect.limit and _LF not in rest:
             long, rest = LongLine(rest, dialect.limit), b""
-        if blocks:
-            yield blocks
     if long is not None:
         yield [Singly([long.end()])]
     elif rest:
-        yield cut_block(rest if rest.endswith(_LF) else rest + _LF, dialect, final=True)[0]
+        yield from _in_lists(cut_block(rest if rest.endswith(_LF) else rest + _LF, dialect, final=True))
+
+
+def _in_lists(blocks: Generator[Block, None, int]) -> Generator[list[Block], None, int]:
+    """Return `blocks` in lists, each of which ends once it has SINGLY_RECORDS that were looked at one by one."""
+    held: list[Block] = []
+    count = 0
+    while True:
+        try:
+            block = next(blocks)
+        except StopIteration as end:
+            if held:
+                yield held
+            used: int = end.value
+            return used
+        held.append(block)
+        count += len(block.records) if isinstance(block, Singly) else 0
+        if count >= SINGLY_RECORDS:
+            yield held
+            held, count = [], 0
 
 
 def cut_block(
     text: bytes, dialect: Dialect, *, final: bool = False, in_pieces: bool = False
-) -> tuple[list[Block], int]:
-    """Return the whole records at the beginning of `text`, and how many bytes they take.
+) -> Generator[Block, None, int]:
+    """Yield the whole records at the beginning of `text`, and return how many bytes they take.
 
     `final` says that nothing follows; `text` ends with a line feed then. `in_pieces` proves piece by piece only, for
     a block that the parser refused as a whole.
@@ -110,8 +134,9 @@ def cut_block(
         end = text.rfind(_LF) + 1
         whole = text if end == len(text) else text[:end]
         if (count := _proof_without_quotes(whole, dialect)) is not None:
-            return ([Proven(whole, count)] if count else []), end
-    blocks: list[Block] = []
+            if count:
+                yield Proven(whole, count)
+            return end
     at = begin = records = 0
     piece = min(PIECE_BYTES, dialect.limit)
     while at < len(text):
@@ -121,18 +146,29 @@ def cut_block(
             if not in_pieces:
                 continue
         if records:
-            blocks.append(Proven(text[begin:at], records))
+            yield Proven(text[begin:at], records)
         if proof is None:
             until = min(at + max(piece // _DOUBTFUL_PART, 1), len(text))
             singly, at, stuck = _one_by_one(text, at, until, dialect, final=final)
             if singly.records:
-                blocks.append(singly)
+                yield singly
             if stuck:
-                return blocks, at
+                return at
         begin, records = at, 0
     if records:
-        blocks.append(Proven(text[begin:at], records))
-    return blocks, at
+        yield Proven(text[begin:at], records)
+    return at
+
+
+def end_of_records(text: bytes, dialect: Dialect) -> int:
+    """Return how many bytes the whole records at the beginning of `text` take, of which more may follow."""
+    blocks = cut_block(text, dialect)
+    while True:
+        try:
+            next(blocks)
+        except StopIteration as end:
+            used: int = end.value
+            return used
 
 
 # -- the proof ---------------------------------------------------------------------------------------------------------
@@ -202,9 +238,12 @@ def _quotes_are_sound(skeleton: bytes, dialect: Dialect) -> bool:
 
 
 def _one_by_one(text: bytes, at: int, until: int, dialect: Dialect, *, final: bool) -> tuple[Singly, int, bool]:
-    """Return the records from `at` on that begin before `until`, where they end, and whether more text is needed."""
+    """Return the records from `at` on that begin before `until`, where they end, and whether more text is needed.
+
+    At most SINGLY_RECORDS.
+    """
     records: Records = []
-    while at < until:
+    while at < until and len(records) < SINGLY_RECORDS:
         record = read_record(text, at, dialect, final=final)
         if record is None:
             return Singly(records), at, True
@@ -213,9 +252,12 @@ def _one_by_one(text: bytes, at: int, until: int, dialect: Dialect, *, final: bo
     return Singly(records), at, False
 
 
-def read_singly(text: bytes, dialect: Dialect) -> Records:
-    """Return the records of `text`, which ends with the end of one, without any proof."""
-    return _one_by_one(text, 0, len(text), dialect, final=True)[0].records
+def read_singly(text: bytes, dialect: Dialect) -> Generator[Records]:
+    """Return the records of `text`, which ends with the end of one, without any proof, some at a time."""
+    at = 0
+    while at < len(text):
+        singly, at, _ = _one_by_one(text, at, len(text), dialect, final=True)
+        yield singly.records
 
 
 def read_record(text: bytes, at: int, dialect: Dialect, *, final: bool) -> tuple[list[str | None] | Fault, int] | None:

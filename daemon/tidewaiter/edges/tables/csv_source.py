@@ -29,7 +29,7 @@ from tidewaiter.edges.tables.csv_records import (
     read_singly,
 )
 from tidewaiter.edges.tables.decompressing import READ_BYTES
-from tidewaiter.edges.tables.line_blocks import Fault, rejected_record
+from tidewaiter.edges.tables.line_blocks import SINGLY_RECORDS, Fault, rejected_record
 from tidewaiter.edges.tables.prefetching import prefetched
 from tidewaiter.edges.tables.transcoding import to_utf8
 
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from tidewaiter.edges.tables.decompressing import InputFile
 
 _BEGINNING: Final = 1 << 16
+_MOST_ROWS: Final = 1 << 18
+"""A batch has no more rows, however short they are."""
 
 
 class CsvTable:
@@ -51,6 +53,7 @@ class CsvTable:
         self._dialect = Dialect(form.delimiter.encode(), form.quote.encode(), 0)
         self.columns = self._names(expected)
         self._dialect = self._dialect._replace(fields=len(self.columns))
+        self._first_line = _harmless_record(self._dialect)
         self.schema: Schema | None = None
 
     def _text(self, size: int) -> Generator[bytes]:
@@ -109,24 +112,30 @@ class CsvTable:
         row = first_row
         with closing(prefetched(self._blocks(batch_bytes))) as found:
             for blocks in found:
-                batch = self._batch(blocks, row)
-                row += len(batch.frame) + len(batch.rejected)
-                yield batch
+                for batch in self._batches(blocks, row):
+                    row += len(batch.frame) + len(batch.rejected)
+                    yield batch
 
     def _blocks(self, batch_bytes: int) -> Generator[list[Block]]:
         with closing(self._text(min(batch_bytes, READ_BYTES))) as text:
             parts = _without_first(text, self._dialect) if self._file.form.header else text
             yield from cut_records(parts, self._dialect, batch_bytes)
 
-    def _batch(self, blocks: Sequence[Block], row: int) -> Batch:
+    def _batches(self, blocks: Sequence[Block], row: int) -> Generator[Batch]:
+        """Return the records of `blocks`, the first one numbered `row`: one batch, more where it would be too large."""
         frames: list[pl.DataFrame] = []
         rejected: list[Rejected] = []
+        rows = singly = 0
         for settled in self._settled(blocks):
+            height = len(settled)
+            if frames and (rows + height > _MOST_ROWS or singly >= SINGLY_RECORDS):
+                yield _batch(frames, rejected)
+                frames, rejected, rows, singly = [], [], 0, 0
             if isinstance(settled, pl.DataFrame):
-                frame, height = settled, len(settled)
+                frame = settled
                 frame.insert_column(0, pl.int_range(row, row + height, dtype=ROW_DTYPE, eager=True).alias(ROW))
             else:
-                height = len(settled)
+                singly += height
                 frame = self._from_cells(settled, row)
                 rejected += (
                     rejected_record(found, row + place)
@@ -135,44 +144,60 @@ class CsvTable:
                 )
             frames.append(frame)
             row += height
-        return Batch(frames[0] if len(frames) == 1 else pl.concat(frames), tuple(rejected))
+            rows += height
+        if frames:
+            yield _batch(frames, rejected)
 
     def _settled(self, blocks: Sequence[Block]) -> Generator[pl.DataFrame | Records]:
-        """Return the records of `blocks` in order, as frames without ROW where nothing was wrong."""
+        """Return the records of `blocks` in order, some at a time; as frames without ROW where nothing was wrong."""
         for block in blocks:
             if isinstance(block, Singly):
                 yield block.records
             elif (frame := self._parsed(block)) is not None:
-                yield frame
+                yield from frame.iter_slices(_MOST_ROWS)
             else:
-                pieces, _ = cut_block(block.text, self._dialect, final=True, in_pieces=True)
-                for piece in pieces:
+                for piece in cut_block(block.text, self._dialect, final=True, in_pieces=True):
                     if isinstance(piece, Singly):
                         yield piece.records
+                    elif (frame := self._parsed(piece)) is not None:
+                        yield from frame.iter_slices(_MOST_ROWS)
                     else:
-                        frame = self._parsed(piece)
-                        yield frame if frame is not None else read_singly(piece.text, self._dialect)
+                        yield from read_singly(piece.text, self._dialect)
 
     def _parsed(self, block: Proven) -> pl.DataFrame | None:
-        """Return a proven block as a frame; None if the parser finds anything else in it."""
+        """Return a proven block as a frame; None if the parser finds anything else in it.
+
+        The parser drops a byte order mark from the beginning of what it gets, and inflates what begins like compressed
+        data: so it never gets a beginning that comes from the file.
+        """
         try:
             frame = pl.read_csv(
-                block.text,
+                self._first_line + block.text,
                 has_header=False,
                 schema=dict.fromkeys(self.columns, pl.String),
                 separator=self._file.form.delimiter,
                 quote_char=self._file.form.quote,
                 infer_schema=False,
             )
-        except (pl.exceptions.PolarsError, pl.exceptions.PanicException):
+        except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError):
             return None
-        return frame if len(frame) == block.count else None
+        return frame.slice(1) if len(frame) == block.count + 1 else None
 
     def _from_cells(self, records: Records, row: int) -> pl.DataFrame:
         """Return the sound ones of `records`, the first of which has the number `row`."""
         sound = [(row + place, *found) for place, found in enumerate(records) if not isinstance(found, Fault)]
         schema = {ROW: ROW_DTYPE, **dict.fromkeys(self.columns, pl.String())}
         return pl.DataFrame(sound, schema=schema, orient="row")
+
+
+def _batch(frames: list[pl.DataFrame], rejected: list[Rejected]) -> Batch:
+    return Batch(frames[0] if len(frames) == 1 else pl.concat(frames), tuple(rejected))
+
+
+def _harmless_record(dialect: Dialect) -> bytes:
+    """Return a record of digits."""
+    digit = next(each for each in (b"0", b"1", b"2") if each not in (dialect.delimiter, dialect.quote))
+    return dialect.delimiter.join([digit] * dialect.fields) + b"\n"
 
 
 def _without_first(parts: Iterator[bytes], dialect: Dialect) -> Generator[bytes]:
@@ -187,13 +212,21 @@ def _without_first(parts: Iterator[bytes], dialect: Dialect) -> Generator[bytes]
 
 
 def check_names(names: Sequence[str], where: str) -> None:
-    """Raise ConfigError beginning with `where` unless `names` can be those of columns: none empty, none twice."""
+    """Raise ConfigError beginning with `where` unless `names` can be those of columns: none empty, none twice.
+
+    Names with a NUL are our own, for columns that nobody sees.
+    """
     seen: dict[str, int] = {}
     for number, name in enumerate(names, 1):
         if not name:
-            raise ConfigError(f"{where}: column {number} has no name", hint="name every column")
+            raise ConfigError(
+                f"{where}: column {number} has no name", hint="name every column, or say that it has no header"
+            )
         if name == ROW:
             raise ConfigError(f"{where}: column {number} is called {ROW}", hint="this name is taken; rename it")
+        if "\0" in name:
+            said = name.replace("\0", "\\0")
+            raise ConfigError(f"{where}: column {number} is called {said}, with a NUL character", hint="rename it")
         if name in seen:
             raise ConfigError(f"{where}: columns {seen[name]} and {number} are both called {name}", hint="rename one")
         seen[name] = number

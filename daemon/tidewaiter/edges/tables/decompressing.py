@@ -128,9 +128,11 @@ class InputFile:
             while data := reader.read(min(size, READ_BYTES)):
                 out += len(data)
                 if out > BOMB_BYTES and out > self.max_ratio * max(raw.tell(), 1):
+                    much = f"{raw.tell()} compressed bytes gave {out} bytes, more than {self.max_ratio}:1"
                     raise SourceHalt(
-                        f"{self.name}: {raw.tell()} compressed bytes gave {out} bytes, more than {self.max_ratio}:1",
-                        hint="a decompression bomb is not read; raise the ratio or decompress it, if it is none",
+                        f"{self.name}: {much}",
+                        hint="a decompression bomb is not read; if it is none, decompress it, or say what it may be: "
+                        "max_ratio in [input] of the pipeline file",
                     )
                 yield data
         except NotWhole:

@@ -56,8 +56,9 @@ class JsonLinesTable:
         with closing(prefetched(lines_of(self._file, size))) as blocks:
             for block in blocks:
                 if isinstance(block, Fault):
-                    batch = Batch(self._empty, (rejected_record(block, row),))
-                else:
-                    batch = self._records.batch(block, row)
-                row += len(batch.frame) + len(batch.rejected)
-                yield batch
+                    yield Batch(self._empty, (rejected_record(block, row),))
+                    row += 1
+                    continue
+                for batch in self._records.batches(block, row):
+                    row += len(batch.frame) + len(batch.rejected)
+                    yield batch

@@ -11,7 +11,8 @@ doubles; one must have at most the decimals of its column, 1.50 and 1.500 being 
 is null. An object or a list within a record is not read. Of a key that stands twice in an object the last one counts.
 
 Two ways lead through, as in `core.decoding`: `decode_lines` for a block where each line begins with ``{`` and ends with
-``}`` and there are as many records as lines; else line by line to the exact reason. Reasons are our own words.
+``}`` and there are as many records as lines; else line by line to the exact reason. Reasons are our own words. Short
+lines take many times their bytes, the more the more columns there are: a block with too many of them goes in pieces.
 """
 
 from __future__ import annotations
@@ -27,15 +28,18 @@ from tidewaiter.core.contract import NESTING_LIMIT
 from tidewaiter.core.pipelines.batches import Batch, Rejected, quoted
 from tidewaiter.core.pipelines.columns import PRECISION, ROW, ROW_DTYPE, ColumnType, Schema
 from tidewaiter.edges.tables.json_numbers import decimal_text, digits_of
-from tidewaiter.edges.tables.line_blocks import Fault, rejected_record
+from tidewaiter.edges.tables.line_blocks import SINGLY_RECORDS, Fault, lines_in_pieces, rejected_record
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Generator, Sequence
 
 _INT64: Final = 1 << 63
 _INT64_DIGITS: Final = 19
 _BRACE, _CLOSING_BRACE = set(b"{"), set(b"}")
 _first_byte, _last_byte = itemgetter(0), itemgetter(-1)
+_MOST_CELLS: Final = 1 << 21
+"""So many values are made of a block at once; the columns of short records are mostly null, and count all the same."""
+_ESCAPED: Final = re.compile(r'["\\\x00-\x1f]')
 _ABSENT: Final = msgspec.Raw(b"null")
 _VALUES: Final[dict[str, Any]] = {
     "string": str | None,
@@ -114,7 +118,12 @@ class JsonRecords:
         """Keys that `schema` lacks are left out where `ignore_unknown` says so; else their records are rejected."""
         self._schema = schema
         self._ignore_unknown = ignore_unknown
+        self._most_lines = max(_MOST_CELLS // max(len(schema), 1), 1)
         attributes = {name: f"c{number}" for number, name in enumerate(schema)}
+        self._getters = {name: attrgetter(attribute) for name, attribute in attributes.items()}
+        self._decoder: msgspec.json.Decoder[Any] | None = None
+        if any(map(_ESCAPED.search, schema)):
+            return  # the fast decoder knows no such keys
         record = msgspec.defstruct(
             "Record",
             [
@@ -126,16 +135,23 @@ class JsonRecords:
             gc=False,
         )
         self._decoder = msgspec.json.Decoder(record)
-        self._getters = {name: attrgetter(attribute) for name, attribute in attributes.items()}
 
-    def batch(self, text: bytes, row: int) -> Batch:
-        """Return the records of `text`, whole lines, the first of them numbered `row`."""
-        return self.fast(text, row) or self.singly(text, row)
+    def batches(self, text: bytes, row: int) -> Generator[Batch]:
+        """Return the records of `text`, whole lines, the first of them numbered `row`: one batch, or some in order."""
+        if (whole := self.fast(text, row)) is not None:
+            yield whole
+            return
+        for piece in lines_in_pieces(text, min(self._most_lines, SINGLY_RECORDS)):
+            batch = self.fast(piece, row) or self.singly(piece, row)
+            row += len(batch.frame) + len(batch.rejected)
+            yield batch
 
     # -- a block at once -----------------------------------------------------------------------------------------------
 
     def fast(self, text: bytes, row: int) -> Batch | None:
-        """Return the records of `text` if each of its lines is one without fault; None if in doubt."""
+        """Return the records of `text` if each of its lines is one without fault; None if in doubt, or too many."""
+        if self._decoder is None or text.count(b"\n") > self._most_lines:
+            return None
         if b"\r" in text:
             text = text.replace(b"\r\n", b"\n")
         lines = text.split(b"\n")
@@ -162,7 +178,7 @@ class JsonRecords:
     # -- line by line --------------------------------------------------------------------------------------------------
 
     def singly(self, text: bytes, row: int) -> Batch:
-        """The same as `batch`, only slower."""
+        """Return the records of `text`, and the lines that are none; the same as `fast`, only slower."""
         cells: dict[str, list[Any]] = {name: [] for name in self._schema}
         rows: list[int] = []
         rejected: list[Rejected] = []
@@ -224,7 +240,7 @@ def _value_of(raw: bytes, column: ColumnType) -> tuple[Any, str | None]:
             if not -_INT64 <= value < _INT64:
                 value, problem = None, "does not fit in 64 bits"
         case "integer" | "number", "float":
-            value = float(raw)
+            value = 0.0 if raw == b"-0" else float(raw)  # -0 is the integer 0, unlike -0.0
             if value in (float("inf"), float("-inf")):
                 value, problem = None, "does not fit in a float"
         case "integer" | "number", "decimal":

@@ -4,7 +4,8 @@ Owns: one pass over the files for that. Leaves to `json_lines_source` what a rec
 over here, and rejected there.
 
 A column of whole numbers is an integer, one of other numbers a decimal with as many decimals as any of them has; a
-float only where a decimal column cannot hold them. Where all values are null the column holds texts.
+float only where a decimal column cannot hold them and a float loses no digit of any: then the files are read once more
+for that. Where all values are null the column holds texts.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from tidewaiter.edges.tables.decompressing import READ_BYTES
 from tidewaiter.edges.tables.json_lines_source import lines_of
 from tidewaiter.edges.tables.json_numbers import digits_of
 from tidewaiter.edges.tables.json_records import JsonRecords, kind_of, read_line
-from tidewaiter.edges.tables.line_blocks import Fault
+from tidewaiter.edges.tables.line_blocks import SINGLY_RECORDS, Fault, lines_in_pieces
 from tidewaiter.edges.tables.prefetching import prefetched
 
 if TYPE_CHECKING:
@@ -35,24 +36,53 @@ _INT64_DIGITS: Final = 18
 
 
 def survey(files: Sequence[InputFile]) -> Schema:
-    """Return the columns of the records of `files`. Reads them once.
+    """Return the columns of the records of `files`. Reads them once, and once more where there are floats.
 
-    Raises ConfigError where a column holds values of several kinds, or where keys are no names of columns; SourceHalt
-    where there are no records.
+    Raises ConfigError where a column holds values of several kinds, or numbers that neither a decimal nor a float can
+    hold, or where keys are no names of columns; SourceHalt where there are no records.
     """
     found: dict[str, _Found] = {}
     records: JsonRecords | None = None
     for file in files:
         with closing(prefetched(lines_of(file, READ_BYTES))) as blocks:
             for block in blocks:
-                if isinstance(block, Fault) or (records and _nothing_new(records.fast(block, 1), found)):
+                if isinstance(block, Fault):
                     continue
-                _look(block, found, file)
-                records = JsonRecords(_schema(found))
+                for piece in lines_in_pieces(block, SINGLY_RECORDS):
+                    if records is None or not _nothing_new(records.fast(piece, 1), found):
+                        _look(piece, found, file)
+                        records = JsonRecords(_schema(found))
     if not found:
         names = ", ".join(file.name for file in files)
         raise SourceHalt(f"{names}: holds no record that tells the columns", hint="say them by a contract")
-    return _schema(found)
+    schema = _schema(found)
+    floats = {name: each for name, each in schema.items() if each == FLOAT}
+    if floats:
+        for file in files:
+            _check_floats(file, floats)
+    return schema
+
+
+def _check_floats(file: InputFile, floats: Schema) -> None:
+    """Raise ConfigError at the first number of the columns `floats` that a float cannot hold to the last digit."""
+    record = 0
+    with closing(prefetched(lines_of(file, READ_BYTES))) as blocks:
+        for block in blocks:
+            for line in (b"",) if isinstance(block, Fault) else block.removesuffix(b"\n").split(b"\n"):
+                record += 1
+                values = read_line(line).values
+                for name in floats.keys() & values.keys():
+                    if not _survives(values[name]):
+                        said = f"is {quoted(values[name].decode())}: neither a decimal nor a float column can hold it"
+                        hint = "say in a contract what the column is; what does not fit is rejected then"
+                        raise ConfigError(f"{file.name}: record {record}: {name} {said}", hint=hint)
+
+
+def _survives(raw: bytes) -> bool:
+    """Return whether the JSON value `raw` is no number, or one that a float gives back digit by digit."""
+    if kind_of(raw) not in ("integer", "number"):
+        return True
+    return digits_of(raw.decode()) == digits_of(repr(float(raw)))
 
 
 def _schema(found: dict[str, _Found]) -> Schema:
@@ -67,8 +97,9 @@ def _nothing_new(batch: Batch | None, found: dict[str, _Found]) -> bool:
         column = batch.frame[name]
         if not each.kind and column.null_count() < len(column):
             return False
-        if isinstance(largest := column.abs().max() if each.kind == "number" else None, (int, Decimal)):
-            each.whole = max(each.whole, len(str(int(largest))))
+        if each.kind == "number":  # not by abs(), which has no answer for the least integer
+            ends = (end for end in (column.min(), column.max()) if isinstance(end, (int, Decimal)))
+            each.whole = max(each.whole, *(len(str(abs(int(end)))) for end in ends), 0)
     return True
 
 

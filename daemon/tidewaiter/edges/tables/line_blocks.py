@@ -6,6 +6,8 @@ Owns: where lines end, and lines that are longer than any record may be: of thos
 
 from __future__ import annotations
 
+import codecs
+import re
 from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
@@ -19,26 +21,53 @@ RECORD_LIMIT: Final = 1 << 20
 """The longest record, in bytes of UTF-8, its line end included."""
 READ_STEP: Final = "read"
 """The step of rejections on the way from text to rows."""
+SINGLY_RECORDS: Final = 1 << 14
+"""At most so many records that were looked at one by one are held at once: each takes hundreds of bytes."""
 _LF: Final = b"\n"
 
 
-class Fault(Struct, frozen=True):
+class Fault(Struct, frozen=True, gc=False):
     """Why a piece of text is no record, and the text; a line over the limit is cut to it.
 
-    `column` and `value` say more where one value of it is to blame.
+    `column` and `value` say more where one value of it is to blame. `length` counts the bytes of what was cut, its line
+    end left out; None where `text` is all of it.
     """
 
     problem: str
     text: bytes
     column: str | None = None
     value: str | None = None
+    length: int | None = None
 
 
-def rejected_record(fault: Fault, row: int) -> Rejected:
+class RejectedText(Rejected, frozen=True):
+    """A rejected piece of text that is no record: `raw` are its bytes, in UTF-8 if they are text, without line end.
+
+    `length` counts all of them; more than `raw` holds where it was cut.
+    """
+
+    raw: bytes = b""
+    length: int = 0
+
+    @property
+    def is_text(self) -> bool:
+        """Whether `raw` is UTF-8; a character that the cut went through does not count."""
+        try:
+            codecs.getincrementaldecoder("utf-8")().decode(self.raw, final=self.length <= len(self.raw))
+        except UnicodeDecodeError:
+            return False
+        return True
+
+
+def rejected_record(fault: Fault, row: int) -> RejectedText:
     """Return `fault` as the rejection of record number `row`."""
     text = fault.text.decode("utf-8", "backslashreplace")
     value = fault.value if fault.column is not None else quoted(text)
-    return Rejected(row=row, column=fault.column, problem=fault.problem, value=value, record=text, step=READ_STEP)
+    length = len(fault.text) if fault.length is None else fault.length
+    return RejectedText(
+        row=row, column=fault.column, problem=fault.problem, value=value, record=text, step=READ_STEP,
+        raw=fault.text, length=length,
+    )  # fmt: skip
 
 
 class LongLine:
@@ -57,7 +86,7 @@ class LongLine:
 
 def too_long(beginning: bytes, length: int, limit: int) -> Fault:
     """Return the fault of a line of `length` bytes without its line end."""
-    return Fault(f"a record of {length} bytes: more than {limit} are not read", beginning)
+    return Fault(f"a record of {length} bytes: more than {limit} are not read", beginning, length=length)
 
 
 def gathered(parts: Iterator[bytes], size: int) -> Generator[bytes]:
@@ -90,6 +119,18 @@ def lines_within(text: bytes, limit: int) -> bool:
         if not at:
             return False
     return True
+
+
+def lines_in_pieces(text: bytes, most: int) -> Generator[bytes]:
+    """Return the same whole lines in pieces of at most `most` lines."""
+    at = lines = 0
+    for end in re.finditer(b"\n", text):
+        lines += 1
+        if lines == most:
+            yield text[at : end.end()]
+            at, lines = end.end(), 0
+    if lines:
+        yield text[at:]
 
 
 def line_blocks(parts: Iterator[bytes], size: int, limit: int = RECORD_LIMIT) -> Generator[bytes | Fault]:

@@ -3,7 +3,9 @@
 Owns: finding them and their order, which is that of the bytes of their names. Leaves to `decompressing` the files
 themselves, and to `sources` whether they go together.
 
-Nothing is left out silently: hidden files of a directory are passed over, anything else in it must be a table.
+Of a directory or a pattern, hidden files and what runs themselves leave beside their outputs (``*.audit.jsonl``,
+``*.rejected.jsonl``) are passed over, the latter two where the other files are no JSON Lines; anything else must be a
+table.
 """
 
 from __future__ import annotations
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
 STDIN: Final = "-"
 _STDIN_COPY: Final = "standard-input"
 _COPY_BYTES: Final = 1 << 20
+_LEFT_BY_RUNS: Final = (".audit.jsonl", ".rejected.jsonl")
+_JSON_LINES: Final = (".jsonl", ".ndjson")
+_COMPRESSED: Final = (".gz", ".zst", ".zstd")
 
 
 def find_files(
@@ -42,19 +47,19 @@ def find_files(
     if isinstance(places, (str, Path)):
         if str(places) == STDIN:
             return [_copy_of_stdin(said, spill, max_ratio, stdin or sys.stdin.buffer)]
-        paths = _expand(Path(places))
+        paths = expand(Path(places))
     else:
-        paths = [path for place in places for path in _expand(Path(place))]
+        paths = [path for place in places for path in expand(Path(place))]
     if not paths:
         raise ConfigError("the input names no file", hint="give at least one")
     _refuse_twice(paths)
     return [InputFile(path, known_format(str(path), said), max_ratio=max_ratio) for path in paths]
 
 
-def _expand(place: Path) -> list[Path]:
-    """Return the files that one place stands for."""
+def expand(place: Path) -> list[Path]:
+    """Return the files that one place stands for. Raises ConfigError where it holds none, or one in two forms."""
     if place.is_dir():
-        paths = _in_name_order(each for each in place.iterdir() if not each.name.startswith("."))
+        paths = _tables(each for each in place.iterdir() if not each.name.startswith("."))
         if not paths:
             raise ConfigError(f"{place}: the directory holds no files", hint="check the input's path")
         for each in paths:
@@ -64,15 +69,32 @@ def _expand(place: Path) -> list[Path]:
         return paths
     if glob.has_magic(str(place)) and not place.exists():
         found = glob.glob(str(place), recursive=True)  # noqa: PTH207 - Path.glob takes no absolute patterns
-        paths = _in_name_order(path for each in found if not (path := Path(each)).is_dir())
+        paths = _tables(path for each in found if not (path := Path(each)).is_dir())
         if not paths:
             raise ConfigError(f"{place}: no file matches", hint="check the pattern")
         return paths
     return [place]
 
 
-def _in_name_order(paths: Iterable[Path]) -> list[Path]:
-    return sorted(paths, key=os.fsencode)
+def _tables(paths: Iterable[Path]) -> list[Path]:
+    """Return what was found in the order of the names, without what runs leave beside their outputs."""
+    found = sorted(paths, key=os.fsencode)
+    others = [path for path in found if not path.name.endswith(_LEFT_BY_RUNS)]
+    if any(not _plain(path).endswith(_JSON_LINES) for path in others):
+        found = others
+    seen: dict[str, Path] = {}
+    for path in found:
+        first = seen.setdefault(_plain(path), path)
+        if first is not path:
+            hint = "its records would count twice: remove one of them, or name the files"
+            raise ConfigError(f"{path}: the same table as {first}, compressed otherwise", hint=hint)
+    return found
+
+
+def _plain(path: Path) -> str:
+    """Return the name of a file without what its compression adds."""
+    name = str(path)
+    return next((name.removesuffix(each) for each in _COMPRESSED if name.endswith(each)), name)
 
 
 def _refuse_twice(paths: Sequence[Path]) -> None:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from contextlib import closing
-from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -90,13 +89,15 @@ class Source:
     ) -> None:
         """Open the input and check its columns. ``"-"`` is standard input, copied into the directory `spill` first.
 
-        `ignore_unknown` leaves out keys of JSON objects that are not `expected` instead of rejecting the record.
+        `max_ratio` holds for compressed files where `said` has none. `ignore_unknown` leaves out keys of JSON objects
+        that are not `expected` instead of rejecting the record.
         Raises ConfigError (no such file, format unknown, columns that cannot be used, or not `expected`), SourceHalt
         (damaged, cut short, or nothing in it where a header must be).
         """
-        self._files = find_files(places, said, spill=spill, max_ratio=max_ratio, stdin=stdin)
+        self._files = find_files(places, said, spill=spill, max_ratio=said.max_ratio or max_ratio, stdin=stdin)
         self._batch_bytes = batch_bytes
         self._records: list[int] = []
+        self._firsts = [1]
         form = self._files[0].form.format
         for file in self._files:
             if file.form.format != form:
@@ -164,10 +165,11 @@ class Source:
         Raises SourceHalt where a file is damaged, cut short, or changed while it was read. Closing the iterator stops
         the reading.
         """
-        self._records = []
+        self._records, self._firsts = [], []
         row = 1
         for table in self._tables:
             first = row
+            self._firsts.append(first)
             with closing(table.batches(first, self._batch_bytes)) as batches:
                 for batch in batches:
                     row += len(batch.frame) + len(batch.rejected)
@@ -181,9 +183,8 @@ class Source:
         """
         if row < 1:
             raise ValueError(f"records are numbered from 1, not {row}")
-        before = [0, *accumulate(self._records)][: len(self._files)]
-        place = bisect_right(before, row - 1) - 1
-        return self._files[place].path, row - before[place]
+        place = bisect_right(self._firsts, row) - 1
+        return self._files[place].path, row - self._firsts[place] + 1
 
 
 def read_reference(path: Path, said: TableFormat = TableFormat()) -> pl.DataFrame:  # noqa: B008 - frozen

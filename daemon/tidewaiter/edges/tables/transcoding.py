@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
 _UTF16_MARKS: Final = {codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
+_UTF32_MARKS: Final = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)
 _SINGLE_BYTES: Final = {"latin-1": "latin-1", "windows-1252": "cp1252"}
 _NO_UTF8: Final = b"\xff"
 """Stands for half a character at the end of a UTF-16 file; no byte of any UTF-8 text."""
@@ -23,13 +24,16 @@ _NO_UTF8: Final = b"\xff"
 def to_utf8(parts: Iterator[bytes], encoding: str, name: str) -> Generator[bytes]:
     """Return the content of the file called `name` in UTF-8, without a byte order mark; an empty part may come.
 
-    Raises ConfigError where the file begins with the mark of another encoding.
+    Raises ConfigError where the file begins with the mark of another encoding, or that of UTF-32.
     """
     first = b""
     for part in parts:
         first += part
-        if len(first) >= len(codecs.BOM_UTF8):
+        if len(first) >= len(codecs.BOM_UTF32_LE):
             break
+    if first.startswith(_UTF32_MARKS):  # that of UTF-16 may begin it
+        problem = "begins with the byte order mark of UTF-32, which is not supported"
+        raise ConfigError(f"{name}: {problem}", hint=f"convert it: iconv -f UTF-32 -t UTF-8 {name}")
     if encoding != "utf-16" and first[:2] in _UTF16_MARKS:
         _refuse_mark(name, "UTF-16", encoding, "utf-16")
     if first.startswith(codecs.BOM_UTF8):

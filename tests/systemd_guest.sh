@@ -12,6 +12,7 @@
 #   WRITABLE="/path ..."  bind-mounted read-write at the same place: results come out there
 # Exit 125: the guest did not boot; the boot log is on stderr.
 set -u
+PATH=$PATH:/usr/sbin:/sbin  # pivot_root, where the caller's PATH is a user's
 
 name=guestpid1-$$
 work=$(mktemp -d "${TMPDIR:-/tmp}/$name.XXXXXX")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from tidewaiter.core import segment_findings as findings
 from tidewaiter.core.chain_of_segments import Head, Member, MemberName, Record, fits_head, judge, unlikeness
+from tidewaiter.core.position import SegmentCursor
 from tidewaiter.edges import segment_files as files
 
 if TYPE_CHECKING:
@@ -109,3 +110,14 @@ def _not_its_head(member: Member, record: Record, head: Head) -> findings.Stream
     if not member.name.encoding and member.file.size < record.length:
         return findings.truncated(member.file.name, record, member.file.size)
     return findings.replaced(member, record, head)
+
+
+async def cursor_at(survey: Survey, member: Member, start: int, record: Record) -> SegmentCursor:
+    """Return the cursor at the recorded place of a compressed file, which begins at `start`. Raises Moved."""
+    await survey.learn_heads([member])
+    probe = await survey.probe(member, [record])
+    if probe is None:
+        raise files.Moved
+    head = survey.heads()[member.file.key].data[: record.length]
+    tail = probe.tails[record.length]
+    return SegmentCursor(member.file.name, *member.file.key, start, head=head, tail=tail, offset=record.length)

@@ -35,18 +35,18 @@ from tidewaiter.core.chain_of_segments import (
 )
 from tidewaiter.core.errors import ConfigError
 from tidewaiter.core.position import ClosedSegment, Position, SegmentCursor
-from tidewaiter.core.segment_findings import StreamHalt, StreamRefusal
+from tidewaiter.core.segment_findings import StreamHalt
 from tidewaiter.edges import segment_files as files
 from tidewaiter.edges.committed_ranges import CommittedRanges
 from tidewaiter.edges.directory_watch import DirectoryWatch
-from tidewaiter.edges.recorded_position import locate
+from tidewaiter.edges.recorded_position import cursor_at, locate
 from tidewaiter.edges.segment_grace import SegmentGrace
 from tidewaiter.edges.segment_hole import hole_before
 from tidewaiter.edges.stream_values import Data, Idle, Notice, SegmentEnd, StreamSettings
 from tidewaiter.edges.survey import Survey
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Callable, Sequence
 
     from tidewaiter.core.segment_findings import Evidence
 
@@ -124,9 +124,9 @@ class Stream:
         if next_start is not None:
             self._next_start = next_start
         with contextlib.suppress(files.Moved):  # somebody keeps renaming: `read` goes on trying
-            await self._confirmed(self._begin)
+            await self._survey.confirmed(self._begin)
             while self._resume is not None and self._survey.busy:
-                await self._confirmed(self._begin)
+                await self._survey.confirmed(self._begin)
 
     async def read(self, *, final: bool = False, rescan: bool = False) -> Data | Idle | SegmentEnd:
         """Return the next thing there is.
@@ -208,7 +208,7 @@ class Stream:
         if first >= last:
             return b""
         return await self._ranges.read(
-            start, known, first, last, lambda: self._segment, lambda: self._confirmed(self._look_around)
+            start, known, first, last, lambda: self._segment, lambda: self._survey.confirmed(self._look_around)
         )
 
     async def close(self) -> None:
@@ -270,26 +270,6 @@ class Stream:
                 self._notice("renamed", member, old_name=known.name)
         await self._look_around()
 
-    async def _confirmed(self, look: Callable[[], Awaitable[None]]) -> None:
-        """Look until nobody renames meanwhile; believe a halt only when the same listing shows it twice.
-
-        Raises Moved if it does not come to rest: there is nothing to be said now.
-        """
-        seen: list[tuple[str, FileKey]] | None = None
-        for _ in range(_ATTEMPTS):
-            try:
-                await look()
-            except files.Moved:
-                seen = None
-            except (StreamHalt, StreamRefusal):
-                listed = [(member.file.name, member.file.key) for member in self._survey.members]
-                if listed == seen:
-                    raise
-                seen = listed
-            else:
-                return
-        raise files.Moved
-
     # -- looking -------------------------------------------------------------------------------------------------------
 
     def _look_is_due(self) -> bool:
@@ -305,7 +285,7 @@ class Stream:
                 self._later_bytes = sum(member.file.size for member in later[:-1]) + newest
                 return
         began = self._clock()
-        await self._confirmed(self._look_around)
+        await self._survey.confirmed(self._look_around)
         self._look_interval = max(_LOOK_SECONDS, _LOOK_SHARE * (self._clock() - began))
 
     async def _look_around(self) -> None:
@@ -435,7 +415,7 @@ class Stream:
         """Open the segment that comes next; Idle if there is none, or none that may be opened yet."""
         if self._resume is not None:
             self._looked_at = self._clock()
-            await self._confirmed(self._begin)
+            await self._survey.confirmed(self._begin)
             return self._idle() if self._segment is None else None
         await self._refresh(listing=final)
         for _ in range(_ATTEMPTS):
@@ -445,7 +425,7 @@ class Stream:
             waiting = self._across_a_gap(later[0], final=final)
             if waiting:
                 # What the hole is has to be seen again before it is believed.
-                await self._confirmed(self._look_around)
+                await self._survey.confirmed(self._look_around)
                 if final:
                     continue
                 return self._idle(waiting_for=waiting)
@@ -454,7 +434,7 @@ class Stream:
                     return self._idle()
                 await self._open(later[0], self._next_start, None)
             except files.Moved:
-                await self._confirmed(self._look_around)
+                await self._survey.confirmed(self._look_around)
                 continue
             self._entered(later)
             return None
@@ -489,21 +469,11 @@ class Stream:
             self._segment = await files.open_plain(path, member, cursor, record)
         else:
             if record is not None:
-                cursor = await self._recorded_cursor(member, start, record)
+                cursor = await cursor_at(self._survey, member, start, record)
             raw = await files.run(files.open_raw, path, member.file.key)
             self._segment = files.CompressedSegment(member, raw, cursor)
         self._opening = self._segment.cursor.copy()
         self._grace.opened(self._segment)
-
-    async def _recorded_cursor(self, member: Member, start: int, record: Record) -> SegmentCursor:
-        """Return the cursor at the recorded place of a compressed file. Raises Moved."""
-        await self._survey.learn_heads([member])
-        probe = await self._survey.probe(member, [record])
-        if probe is None:
-            raise files.Moved
-        head = self._survey.heads()[member.file.key].data[: record.length]
-        tail = probe.tails[record.length]
-        return SegmentCursor(member.file.name, *member.file.key, start, head=head, tail=tail, offset=record.length)
 
     # -- the rest ------------------------------------------------------------------------------------------------------
 

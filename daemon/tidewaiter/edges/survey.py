@@ -36,13 +36,14 @@ from tidewaiter.edges import segment_files as files
 from tidewaiter.edges.compressed import Damaged, NotWhole, Scan, declared_length, walk_frames
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
     from collections.abc import Set as AbstractSet
     from pathlib import Path
 
 Version = tuple[int, int, int, int]
 
 _CALM_LISTINGS: Final = 3  # a listing during which names changed may miss a file; it is made again this often
+_ATTEMPTS: Final = 20  # looks while somebody renames
 _SCAN_BYTES: Final = 64 << 20
 _RESCAN_FACTOR: Final = 10  # a file that keeps growing is looked through again after ten times what it took
 
@@ -107,6 +108,26 @@ class Survey:
         return None if newest is None else (self.closed[newest.index], self.closed_files.get(newest.index))
 
     # -- listing -------------------------------------------------------------------------------------------------------
+
+    async def confirmed(self, look: Callable[[], Awaitable[None]]) -> None:
+        """Look until nobody renames meanwhile; believe a halt only when the same listing shows it twice.
+
+        Raises Moved if it does not come to rest: there is nothing to be said now.
+        """
+        seen: list[tuple[str, FileKey]] | None = None
+        for _ in range(_ATTEMPTS):
+            try:
+                await look()
+            except files.Moved:
+                seen = None
+            except (findings.StreamHalt, findings.StreamRefusal):
+                listed = [(member.file.name, member.file.key) for member in self.members]
+                if listed == seen:
+                    raise
+                seen = listed
+            else:
+                return
+        raise files.Moved
 
     async def look(self) -> tuple[Member, ...]:
         """List the files. Raises ConfigError if that cannot be done."""

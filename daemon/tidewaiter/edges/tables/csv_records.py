@@ -87,12 +87,10 @@ def cut_records(parts: Iterator[bytes], dialect: Dialect, block_bytes: int) -> G
     for part in gathered(parts, block_bytes):
         text = rest + part
         if long is not None:
-            end = text.find(_LF)
-            long.length += len(text) if end < 0 else end
-            if end < 0:
+            if (begin := long.take(text)) < 0:
                 continue
             yield [Singly([long.end()])]
-            long, text = None, text[end + 1 :]
+            long, text = None, text[begin:]
         used = yield from _in_lists(cut_block(text, dialect))
         rest = text[used:]
         if len(rest) >= dialect.limit and _LF not in rest:

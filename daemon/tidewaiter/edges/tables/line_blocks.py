@@ -79,6 +79,12 @@ class LongLine:
         self.length = len(beginning)
         self.limit = limit
 
+    def take(self, text: bytes) -> int:
+        """Take what of `text` belongs to it, and return where the next line begins; -1 while it goes on."""
+        end = text.find(_LF)
+        self.length += len(text) if end < 0 else end
+        return end if end < 0 else end + 1
+
     def end(self) -> Fault:
         """Return it as the record that it is not."""
         return too_long(self.beginning, self.length, self.limit)
@@ -143,12 +149,10 @@ def line_blocks(parts: Iterator[bytes], size: int, limit: int = RECORD_LIMIT) ->
     for part in gathered(parts, size):
         text = rest + part
         if long is not None:
-            end = text.find(_LF)
-            long.length += len(text) if end < 0 else end
-            if end < 0:
+            if (begin := long.take(text)) < 0:
                 continue
             yield long.end()
-            long, text = None, text[end + 1 :]
+            long, text = None, text[begin:]
         end = text.rfind(_LF) + 1
         if end:
             yield from _without_long(text[:end], limit)

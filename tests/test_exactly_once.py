@@ -234,3 +234,16 @@ def test_power_loss_after_a_kill(scene: Scene, step: int) -> None:
         shutil.rmtree(tree)
         shutil.rmtree(state)
     none_of(problems)
+
+
+def test_directory_of_a_killed_run_is_synced_before_it_is_counted_on(tmp_path: Path) -> None:
+    """A directory whose name was in memory only when its maker was killed outlives a power loss once it is used."""
+    recorder = RecordingDisk(tmp_path)
+    recorder._mkdir(tmp_path / "made")  # killed before the sync of its parent
+    recorder.make_directory(tmp_path / "made")
+    recorder.replace_file(tmp_path / "made" / "kept", b"1")
+    crash = recorder.history.crash_states(random.Random(1), len(recorder.ops) - 1, samples=0)[0]
+    assert (crash.materialise(tmp_path.with_name("crashed")) / "made" / "kept").read_bytes() == b"1"
+    count = len(recorder.ops)
+    recorder.make_directory(tmp_path / "made")
+    assert len(recorder.ops) == count, "once is enough"

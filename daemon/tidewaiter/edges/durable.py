@@ -49,6 +49,7 @@ class Disk:
     def __init__(self, owner: tuple[int, int] | None = None) -> None:
         """`owner` (uid, gid) is given to every new file and directory: for root working in the daemon's directory."""
         self._owner = owner
+        self._confirmed: set[Path] = set()
 
     # -- the bare calls ------------------------------------------------------------------------------------------
 
@@ -191,10 +192,16 @@ class Disk:
             return
         except OSError as error:
             raise DurabilityError(f"{path}: cannot be removed: {error.strerror}") from error
+        self._confirmed.discard(path)
 
     def make_directory(self, path: Path) -> None:
-        """Create `path` and its parents where missing, each durable in its parent. Raises ConfigError."""
+        """Create `path` and its parents where missing, each durable in its parent. Raises ConfigError, SyncFailed.
+
+        If we die before the parent is synced, the name is there but in memory only: so a directory that is found is
+        synced in its parent, too, the first time it is asked for.
+        """
         if path.is_dir():
+            self._confirm(path)
             return
         if path.parent != path:
             self.make_directory(path.parent)
@@ -202,6 +209,7 @@ class Disk:
             self._mkdir(path)
         except FileExistsError as error:
             if path.is_dir():
+                self._confirm(path)
                 return
             raise ConfigError(f"{path}: is not a directory", hint="name a directory") from error
         except OSError as error:
@@ -211,6 +219,16 @@ class Disk:
                 f"{path}: cannot be created: {error.strerror}", hint="create it, or check the permissions of its parent"
             ) from error
         self.sync_directory(path.parent)
+        self._confirmed.add(path)
+
+    def _confirm(self, path: Path) -> None:
+        """Sync the name of a directory that was there, once: what is below it was only made when that was done."""
+        if path in self._confirmed:
+            return
+        # a parent that may not be opened, like that of a home directory, is none that a run of ours made this name in
+        if os.access(path.parent, os.R_OK):
+            self.sync_directory(path.parent)
+        self._confirmed.add(path)
 
     def replace_file(self, path: Path, data: bytes) -> None:
         """Put `data` under the name `path`, all or nothing: temp, fsync, rename, directory fsync.

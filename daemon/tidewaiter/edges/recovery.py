@@ -71,10 +71,6 @@ def prepare_directories(disk: Disk, state: Path) -> None:
     """Create the state directory and its folders. Raises ConfigError."""
     for name in ("audit", "snapshots", "rules", "runs", "reports", "inbox"):
         disk.make_directory(state / name)
-    if not (state / "checkpoint.json").exists():
-        # A first start that was killed may have left directories whose names are in memory only.
-        disk.sync_directory(state)
-        disk.sync_directory(state.parent)
 
 
 def recover(disk: Disk, state: Path) -> Recovered:

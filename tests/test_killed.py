@@ -127,7 +127,7 @@ def test_killed_again_during_recovery(place: Path, launcher: Launcher, arguments
     none_of(problems)
 
 
-@pytest.mark.parametrize(("kills", "rate"), [(12, 3000), pytest.param(200, 1000, marks=LONG)])
+@pytest.mark.parametrize(("kills", "rate"), [(12, 3000), pytest.param(300, 1000, marks=LONG)])
 @pytest.mark.timeout(1800)
 def test_kill_at_random_moments_under_load_with_rotation(tmp_path: Path, kills: int, rate: int) -> None:
     """The command line program is killed again and again while a writer appends and rotates, also while it is down."""

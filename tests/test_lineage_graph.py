@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import gc
 import itertools
 import random
 import xml.etree.ElementTree as ET
@@ -17,7 +18,7 @@ from tidewaiter.core.errors import ConfigError
 from tidewaiter.core.lineage.finding import find
 from tidewaiter.core.lineage.graph import LineageGraph
 from tidewaiter.core.lineage.impact import impact_of, summary_of
-from tidewaiter.core.lineage.ordering import components
+from tidewaiter.core.lineage.ordering import circles
 from tidewaiter.core.lineage.pictures import picture_of
 from tidewaiter.core.lineage.records import (
     EDGE_KINDS,
@@ -221,8 +222,38 @@ def test_no_depth_is_too_great() -> None:
     assert ids(chain, chain.upstream([number_of(chain, size)]).records()) == [f"r{n}" for n in reversed(range(size))]
     ring = graph_of(data(*((number, (number + 1) % size) for number in range(size))))
     assert len(ring.downstream([0]).records()) == size
-    assert len(components({node: [(node + 1) % size] for node in range(size)})) == 1
+    assert len(circles(range(size + 1), [(node + 1) % size for node in range(size)], range(size))) == 1
     assert sum(1 for _ in tree_lines(chain, chain.upstream([number_of(chain, size)]), 30)) == 32
+
+
+@pytest.mark.parametrize(
+    ("size", "edges"),
+    [
+        (20_001, data(*((number, number + 1) for number in range(20_000)))),
+        (20_001, data(*((number, 20_000) for number in range(20_000)))),
+        (20_000, data(*((number, (number + 1) % 20_000) for number in range(20_000)))),
+    ],
+    ids=["chain", "star", "circle"],
+)
+def test_a_large_answer_is_nothing_for_the_garbage_collector(size: int, edges: list[Edge]) -> None:
+    """What it holds does not grow by objects that the collector goes through: it would in the midst of a question."""
+    graph = graph_of(edges)
+    graph.at("f1")
+    start = [number_of(graph, 20_000 % size)]
+    before = len(gc.get_objects())
+    reached = graph.upstream(start)
+    records = reached.records()
+    assert len(gc.get_objects()) - before < 200
+    assert (len(reached.nodes), len(records)) == (size, 20_000)
+
+
+def test_what_is_known_of_locations_is_nothing_for_the_garbage_collector() -> None:
+    """A graph of many locations, asked for one of them, holds no more objects that the collector goes through."""
+    graph = graph_of(data(*((number, number + 1) for number in range(20_000))))
+    before = len(gc.get_objects())
+    assert graph.at("f7") == [7]
+    assert len(graph.locations()) == 20_001
+    assert len(gc.get_objects()) - before < 200
 
 
 def test_state_edges_are_followed_only_when_asked_for() -> None:

@@ -207,14 +207,16 @@ class LineageTracker:
         Raises ValueError for an unknown id.
         """
         with self._thread:
-            source, _ = self.graph.ends(self._known(lineage_id))
-            return self._others(self.graph.upstream([source], _kinds(edges)).records(), lineage_id)
+            record = self._known(lineage_id)
+            source, _ = self.graph.ends(record)
+            return self._others(self.graph.upstream([source], _kinds(edges)).records(), record)
 
     def get_descendants(self, lineage_id: str, edges: Collection[EdgeKind] = FOLLOWED) -> list[LineageRecord]:
         """Return the records that came from the destination of this one, theirs, and so on; else as `get_ancestors`."""
         with self._thread:
-            _, destination = self.graph.ends(self._known(lineage_id))
-            return self._others(self.graph.downstream([destination], _kinds(edges)).records(), lineage_id)
+            record = self._known(lineage_id)
+            _, destination = self.graph.ends(record)
+            return self._others(self.graph.downstream([destination], _kinds(edges)).records(), record)
 
     def impact_analysis(
         self,
@@ -248,9 +250,9 @@ class LineageTracker:
             raise ValueError(f"{lineage_id}: no record has this id")
         return record
 
-    def _others(self, numbers: Iterable[int], lineage_id: str) -> list[LineageRecord]:
+    def _others(self, numbers: Iterable[int], record: LineageRecord) -> list[LineageRecord]:
         records = self.graph.records
-        return [records[number] for number in numbers if records[number].lineage_id != lineage_id]
+        return [found for number in numbers if (found := records[number]) is not record]
 
     # -- giving out ------------------------------------------------------------------------------------------------
 

@@ -5,8 +5,9 @@ Owns: the numbering, who made what from what, and traversals in an order that is
 
 Nodes and records are numbered in the order in which they were first seen. The records into a node, and out of it, are
 chains of numbers in arrays: `_into[node]` is the newest record, `_into_older[record]` the one before it, -1 the end;
-so a record costs four bytes in each direction. Adding only takes a record's id; the first question after it numbers and
-links what is new, in one go.
+so a record costs four bytes in each direction. The nodes at a location are such a chain, too. Nothing has a list for
+each node: it would make the garbage collector go through all of them in the midst of a question. Adding only takes a
+record's id; the first question after it numbers and links what is new, in one go.
 
 Nothing recurses, and every node is visited once: neither depth nor a circle (a file that was updated in place, with the
 same hash or by way of others) can trap a question.
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 from array import array
 from collections import defaultdict
-from itertools import chain, count, islice
+from itertools import chain, count, islice, pairwise
 from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
@@ -53,8 +54,10 @@ class LineageGraph:
         self._into_older = array("i")
         self._out_of = array("i")
         self._out_of_older = array("i")
-        self._at: dict[str, list[int]] = {}
         self._located = 0
+        self._at: dict[str, int] = {}
+        self._at_node = array("i")
+        self._at_older = array("i")
 
     # -- adding ----------------------------------------------------------------------------------------------------
 
@@ -132,13 +135,19 @@ class LineageGraph:
     def at(self, location: str, hash_: str | None = None) -> list[int]:
         """Return the nodes at a location, or with this hash there, in their order; parts belong to their file."""
         nodes = self.nodes
-        for number in range(self._located, len(nodes)):
-            node = nodes[number]
-            self._at.setdefault(node.location, []).append(number)
-            if (whole := whole_of(node)) != node.location:
-                self._at.setdefault(whole, []).append(number)
+        for number, node in enumerate(islice(nodes, self._located, None), self._located):
+            own = node.location
+            self._locate(own, number)
+            if (whole := whole_of(node)) != own:
+                self._locate(whole, number)
         self._located = len(nodes)
-        return [number for number in self._at.get(location, ()) if hash_ is None or nodes[number].hash == hash_]
+        there = [self._at_node[entry] for entry in self._chain(self._at.get(location, _NONE), self._at_older)]
+        return [number for number in reversed(there) if hash_ is None or nodes[number].hash == hash_]
+
+    def _locate(self, location: str, number: int) -> None:
+        self._at_older.append(self._at.get(location, _NONE))
+        self._at[location] = len(self._at_node)
+        self._at_node.append(number)
 
     def locations(self) -> Collection[str]:
         """Return every location, each once, in the order in which they were first seen."""
@@ -221,48 +230,83 @@ class LineageGraph:
         self._index()
         allowed = self._allowed(edges)
         kinds = self._kind
-        distance = dict.fromkeys(sorted(set(start)), 0)
-        waiting = dict.fromkeys(distance, 0)  # how many records lead to a node from others
-        steps: dict[int, list[int]] = {}
-        nodes = list(distance)
-        for node in nodes:  # grows while it is gone through
-            found = []
-            number = newest[node]
-            while number >= 0:
-                if allowed[kinds[number]]:
-                    found.append(number)
-                number = older[number]
-            found.reverse()
-            steps[node] = found
-            farther = distance[node] + 1
-            for number in found:
-                other = end[number]
-                if other not in waiting:
-                    waiting[other] = 1
-                    distance[other] = farther
-                    nodes.append(other)
-                elif other != node:
-                    waiting[other] += 1
-        return Reached(distance, steps, in_order(distance, steps, end, waiting), end)
+        level = sorted(set(start))
+        seen = set(level)
+        nodes: list[int] = []
+        levels: list[int] = []
+        found = [_NONE]  # so that a slice can go backwards to its beginning
+        ends: list[int] = []
+        begin = [0]
+        loops: list[int] = []
+        while level:
+            nodes += level
+            levels.append(len(nodes))
+            farther = []
+            for node in level:
+                number = newest[node]
+                while number >= 0:
+                    if allowed[kinds[number]]:
+                        found.append(number)
+                        other = end[number]
+                        ends.append(other)
+                        if other not in seen:
+                            seen.add(other)
+                            farther.append(other)
+                        elif other == node:
+                            loops.append(len(begin) - 1)
+                    number = older[number]
+                begin.append(len(ends))
+            farther.sort()
+            level = farther
+        rank = dict(zip(nodes, count(), strict=False))
+        order = in_order(begin, [rank[other] for other in ends], loops)
+        return Reached(rank, levels, order, begin, found, end)
 
 
 class Reached:
     """What a traversal found: `nodes` in their order, the start first, and the records by the node they were found at.
 
     A node comes behind all through which it was reached, except within a circle; of what is left open, the nearest
-    and then the oldest is first. `distance` is in edges, by the shortest way.
+    and then the oldest is first. `end[record]` is where a record leads to.
+
+    Few objects hold all of it: a list for each node would make a large answer wait for the garbage collector.
     """
 
     def __init__(
-        self, distance: dict[int, int], steps: dict[int, list[int]], nodes: list[int], end: array[int]
-    ) -> None:
-        """`steps` are the records of each node on the way on, oldest first; `end[record]` is where that leads."""
-        self.nodes = nodes
-        self.distance = distance
-        self.steps = steps
+        self, rank: dict[int, int], levels: list[int], order: list[int], begin: list[int], found: list[int],
+        end: array[int],
+    ) -> None:  # fmt: skip
+        """`rank` has the nearest first, ``levels[n]`` of them no farther than `n` edges; `order` has their ranks.
+
+        The records on the way on from the node of rank `n` are ``found[begin[n + 1] : begin[n] : -1]``.
+        """
+        nearest = list(rank)
+        self.nodes = [nearest[n] for n in order]
         self.end = end
+        self._rank = rank
+        self._levels = levels
+        self._order = order
+        self._begin = begin
+        self._found = found
+
+    @property
+    def distance(self) -> dict[int, int]:
+        """How many edges away each node is, by the shortest way, the nearest first."""
+        distance: dict[int, int] = {}
+        nearest = iter(self._rank)
+        for edges, (first, last) in enumerate(pairwise([0, *self._levels])):
+            distance.update(dict.fromkeys(islice(nearest, last - first), edges))
+        return distance
+
+    def steps(self, node: int) -> list[int]:
+        """Return the records that lead on from a node, oldest first."""
+        rank = self._rank[node]
+        return self._found[self._begin[rank + 1] : self._begin[rank] : -1]
 
     def records(self) -> list[int]:
         """Return the records on the way, nearest first: each behind all through which it was reached."""
-        steps = self.steps
-        return [number for node in self.nodes for number in steps[node]]
+        begin, found = self._begin, self._found
+        numbers: list[int] = []
+        for rank in self._order:
+            numbers += found[begin[rank + 1] : begin[rank] : -1]
+        return numbers

@@ -5,6 +5,10 @@ Owns: sorting, and finding circles (Tarjan's algorithm, without recursion, so th
 
 A circle's nodes stand together, nearest first, where the whole of it may stand. Of nodes that may come next, the
 nearest comes first, and of equally near ones that with the lowest number: the order depends on the graph alone.
+
+Nodes are named here by their ranks in that preference, 0 first. Those that rank `i` leads to are
+``to[begin[i]:begin[i + 1]]``, itself perhaps: two flat lists, of which a large answer leaves the garbage collector no
+more to go through than a small one.
 """
 
 from __future__ import annotations
@@ -13,98 +17,110 @@ import heapq
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 
-def in_order(
-    distance: Mapping[int, int], steps: Mapping[int, Sequence[int]], end: Sequence[int], waiting: dict[int, int]
-) -> list[int]:
-    """Return the nodes in their order.
-
-    `steps` has for each of them the records that lead on from it, `end[record]` is where to, itself perhaps;
-    `waiting`, which is used up, has how many lead to each of them from others.
-    """
-    order = _sort(distance, steps, end, waiting)
+def in_order(begin: Sequence[int], to: Sequence[int], loops: Sequence[int]) -> list[int]:
+    """Return the ranks in their order; `loops` names a rank for each time that it leads to itself."""
+    waiting = _counted(to, len(begin) - 1)
+    for rank in loops:
+        waiting[rank] -= 1
+    order = _sort(begin, to, waiting, {})
     if len(order) == len(waiting):
         return order
     # what still waits is in a circle or behind one; each circle is made one node, named after its nearest
-    left = {node: [end[number] for number in steps[node]] for node, count in waiting.items() if count > 0}
-    name = {node: node for node in distance}
     members = {}
-    for group in components(left):
-        if len(group) > 1:
-            group.sort(key=lambda node: (distance[node], node))
-            members[group[0]] = group
-            name.update(dict.fromkeys(group, group[0]))
-    joined: dict[int, list[int]] = {node: [] for node in name.values()}
-    for node, numbers in steps.items():
-        joined[name[node]] += numbers
-    ends = {number: name[end[number]] for numbers in steps.values() for number in numbers}
-    waiting = dict.fromkeys(joined, 0)
-    for node, numbers in joined.items():
-        for number in numbers:
-            waiting[ends[number]] += ends[number] != node
-    order = _sort(distance, joined, ends, waiting)
-    return [node for one in order for node in members.get(one, (one,))]
+    name = list(range(len(waiting)))
+    for circle in circles(begin, to, [rank for rank, count in enumerate(waiting) if count > 0]):
+        circle.sort()
+        members[circle[0]] = circle
+        for rank in circle:
+            name[rank] = circle[0]
+    for rank in loops:
+        if name[rank] == rank:
+            members.setdefault(rank, [rank])
+    to = [name[other] for other in to]
+    waiting = _counted(to, len(waiting))
+    for first, circle in members.items():
+        for rank in circle:
+            waiting[first] -= to[begin[rank] : begin[rank + 1]].count(first)
+        for rank in circle[1:]:
+            waiting[rank] = 1  # for nobody: it comes with the first
+    return _sort(begin, to, waiting, members)
+
+
+def _counted(to: Sequence[int], size: int) -> list[int]:
+    """Return how often each rank is led to."""
+    counts = [0] * size
+    for other in to:
+        counts[other] += 1
+    return counts
 
 
 def _sort(
-    distance: Mapping[int, int],
-    steps: Mapping[int, Sequence[int]],
-    end: Sequence[int] | Mapping[int, int],
-    waiting: dict[int, int],
+    begin: Sequence[int], to: Sequence[int], waiting: list[int], members: Mapping[int, Sequence[int]]
 ) -> list[int]:
-    """Return the nodes that wait for no circle, in their order; the others are still above 0 in `waiting` then."""
-    # one number for distance and node compares faster than two
-    ready = [distance[node] << 32 | node for node, count in waiting.items() if not count]
-    heapq.heapify(ready)
-    order = []
+    """Return the ranks that wait for no circle, in their order; the others are still above 0 in `waiting` then.
+
+    `waiting` counts how often a rank is led to by others; `members` has all that come with a rank.
+    """
+    ready = [rank for rank, count in enumerate(waiting) if not count]  # in order, so a heap
+    order: list[int] = []
     while ready:
-        node = heapq.heappop(ready) & 0xFFFFFFFF
-        order.append(node)
-        for number in steps[node]:
-            other = end[number]
+        rank = heapq.heappop(ready)
+        if rank in members:
+            order += members[rank]
+            leads: Sequence[int] = [other for one in members[rank] for other in to[begin[one] : begin[one + 1]]]
+        else:
+            order.append(rank)
+            leads = to[begin[rank] : begin[rank + 1]]
+        for other in leads:
             waiting[other] = count = waiting[other] - 1
-            if not count:  # below 0 is the node itself
-                heapq.heappush(ready, distance[other] << 32 | other)
+            if not count:  # below 0 is the rank itself
+                heapq.heappush(ready, other)
     return order
 
 
-def components(leads: Mapping[int, Sequence[int]]) -> list[list[int]]:
-    """Return the strongly connected components: the nodes that can all be reached from each other.
+def circles(begin: Sequence[int], to: Sequence[int], among: Iterable[int]) -> list[list[int]]:
+    """Return the circles: ranks, two or more, that can all be reached from each other, as many as there are.
 
-    `leads` has every node, and for each the nodes of `leads` that it leads to.
+    `among` has all that its ranks lead to.
     """
     found: list[list[int]] = []
-    index: dict[int, int] = {}
-    low: dict[int, int] = {}  # without what has its component already
-    open_nodes: list[int] = []
-    for root in leads:
-        if root in index:
-            continue
-        way = [(root, iter(leads[root]))]
-        index[root] = low[root] = len(index)
-        open_nodes.append(root)
+    size = len(begin) - 1
+    place = [0] * size  # when a rank was met, from 1; behind all others once its circle is known
+    low = [0] * size  # the first place that it leads back to
+    following = list(begin)
+    met = 0
+    open_ranks: list[int] = []
+    for root in among:
+        way = [] if place[root] else [root]
         while way:
-            node, others = way[-1]
-            for other in others:
-                if other not in index:
-                    index[other] = low[other] = len(index)
-                    open_nodes.append(other)
-                    way.append((other, iter(leads[other])))
+            rank = way[-1]
+            if not place[rank]:
+                met += 1
+                place[rank] = low[rank] = met
+                open_ranks.append(rank)
+            lowest = low[rank]
+            for at in range(following[rank], begin[rank + 1]):
+                there = place[to[at]]
+                if not there:
+                    following[rank] = at + 1
+                    low[rank] = lowest
+                    way.append(to[at])
                     break
-                if other in low and index[other] < low[node]:
-                    low[node] = index[other]
+                if there < lowest:  # noqa: PLR1730 - min() takes several times as long
+                    lowest = there
             else:
                 way.pop()
-                if low[node] < index[node]:
-                    above = way[-1][0]
-                    low[above] = min(low[above], low[node])
+                if lowest < place[rank]:
+                    low[way[-1]] = min(low[way[-1]], lowest)
                     continue
-                group = [open_nodes.pop()]
-                while group[-1] != node:
-                    group.append(open_nodes.pop())
+                group = [open_ranks.pop()]
+                while group[-1] != rank:
+                    group.append(open_ranks.pop())
                 for one in group:
-                    del low[one]
-                found.append(group)
+                    place[one] = size + 1
+                if len(group) > 1:
+                    found.append(group)
     return found

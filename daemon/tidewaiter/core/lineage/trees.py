@@ -25,7 +25,7 @@ _SHOWN: Final = {"data": "", "config": "config", "state": "state"}
 def tree_lines(graph: LineageGraph, reached: Reached, depth: int | None = None) -> Iterator[str]:
     """Yield a line for each node at which the traversal began, and below it for each record, to `depth` edges deep."""
     shown: set[int] = set()
-    led_to = {reached.end[number] for numbers in reached.steps.values() for number in numbers}
+    led_to = {reached.end[number] for number in reached.records()}
     starts = [node for node, distance in reached.distance.items() if distance == 0]
     tops = [node for node in starts if node not in led_to]
     for start in [*tops, *(node for node in starts if node in led_to)]:  # those in a circle come last
@@ -37,11 +37,11 @@ def tree_lines(graph: LineageGraph, reached: Reached, depth: int | None = None) 
 
 def _below(graph: LineageGraph, reached: Reached, start: int, shown: set[int], depth: int | None) -> Iterator[str]:
     def records_at(node: int) -> list[int]:  # what it is made of before what governed that
-        return sorted(reached.steps[node], key=lambda number: EDGE_KINDS.index(graph.records[number].edge))
+        return sorted(reached.steps(node), key=lambda number: EDGE_KINDS.index(graph.records[number].edge))
 
     shown.add(start)
     way = [iter(records_at(start))]
-    left = [len(reached.steps[start])]
+    left = [len(reached.steps(start))]
     if depth == 0 and left[0]:
         yield f"└─ … {left[0]:,} more"
         return
@@ -54,7 +54,7 @@ def _below(graph: LineageGraph, reached: Reached, start: int, shown: set[int], d
         left[-1] -= 1
         lead = "".join("│  " if more else "   " for more in left[:-1])
         node = reached.end[number]
-        below = reached.steps[node]
+        below = reached.steps(node)
         again = node in shown
         refers = "  … above" if again and below else ""
         yield f"{lead}{'├─' if left[-1] else '└─'} {name_of(graph.nodes[node])}{by(graph.records[number])}{refers}"

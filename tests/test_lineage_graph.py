@@ -200,6 +200,10 @@ def test_a_record_with_a_known_id_is_the_same_record() -> None:
     assert graph.add([record(0, (1, 2, "data")), record(0, (3, 4, "data")), record(1, (5, 6, "data"))]) == 2
     assert graph.add([record(1, (7, 8, "data")), record(2, (9, 9, "data"))]) == 1
     assert [each.source.location for each in graph.records] == ["f1", "f5", "f9"]
+    same = record(3, (1, 2, "data"))
+    assert graph.add([same, same, record(4, (2, 3, "data"))]) == 2
+    assert [graph.record(f"r{number}") for number in range(5)] == graph.records
+    assert list(graph.numbers(graph.records)) == [0, 1, 2, 3, 4]
 
 
 # -- circles and depth -------------------------------------------------------------------------------------------------

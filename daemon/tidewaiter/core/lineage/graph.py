@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from array import array
 from collections import defaultdict
-from itertools import chain, count, islice, pairwise
+from itertools import count, islice, pairwise
 from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 _NONE: Final = -1
 _ID: Final = attrgetter("lineage_id")
-_ENDS: Final = attrgetter("source", "destination")
 _EDGE: Final = attrgetter("edge")
+_MANY: Final = 4
 _NUMBER_OF: Final[dict[str, int]] = {kind: number for number, kind in enumerate(EDGE_KINDS)}
 
 
@@ -42,7 +42,7 @@ class LineageGraph:
     def __init__(self) -> None:
         """Start empty."""
         self.records: list[LineageRecord] = []
-        self._record_numbers: dict[str, int] = {}
+        self._by_id: dict[str, LineageRecord] = {}
         self._repeated: dict[str, int] = {}
         # what only `_index` changes
         self._nodes: list[Node] = []
@@ -64,22 +64,24 @@ class LineageGraph:
     def add(self, records: Iterable[LineageRecord]) -> int:
         """Add records in their order and return how many were new: one whose id is known is the same record."""
         new = list(records)
-        known = self._record_numbers
-        numbers = dict(zip(map(_ID, new), count(len(known)), strict=False))
-        if len(numbers) != len(new) or not known.keys().isdisjoint(numbers):
-            first = {record.lineage_id: record for record in reversed(new)}
-            new = [record for record in new if record is first[record.lineage_id] and record.lineage_id not in known]
-            numbers = dict(zip(map(_ID, new), count(len(known)), strict=False))
+        known = self._by_id
+        by_id = dict(zip(map(_ID, new), new, strict=True))
+        if len(by_id) != len(new) or not known.keys().isdisjoint(by_id):
+            by_id = {}
+            for record in new:
+                if record.lineage_id not in known:
+                    by_id.setdefault(record.lineage_id, record)
+            new = list(by_id.values())
         if known:
-            known.update(numbers)
+            known.update(by_id)
         else:  # spares the copy of a whole file's ids
-            self._record_numbers = numbers
+            self._by_id = by_id
         self.records += new
         return len(new)
 
     def add_one(self, record: LineageRecord) -> None:
         """Add a record with an id that is known to be free."""
-        self._record_numbers[record.lineage_id] = len(self.records)
+        self._by_id[record.lineage_id] = record
         self.records.append(record)
 
     def _index(self) -> None:
@@ -88,30 +90,27 @@ class LineageGraph:
         if begin == len(self.records):
             return
         new = self.records[begin:] if begin else self.records
-        # loops in C: a defaultdict numbers each node when it is first looked up
-        ends = array("i", map(self._node_numbers.__getitem__, chain.from_iterable(map(_ENDS, new))))
-        self._nodes += islice(self._node_numbers, len(self._nodes), None)
-        unlinked = array("i", [_NONE]) * (len(self._nodes) - len(self._into))
-        self._into += unlinked
-        self._out_of += unlinked
+        numbers = self._node_numbers
+        sources: list[int] = []
+        destinations: list[int] = []
+        source, destination = sources.append, destinations.append
+        for record in new:  # a defaultdict numbers each node when it is first looked up
+            source(numbers[record.source])
+            destination(numbers[record.destination])
+        fresh = len(numbers) - len(self._nodes)
+        self._nodes += [*islice(reversed(numbers), fresh)][::-1]
         self._kind += bytes(map(_NUMBER_OF.__getitem__, map(_EDGE, new)))
-        self._source += ends[0::2]
-        self._destination += ends[1::2]
-        for newest, older, end in (
-            (self._into, self._into_older, ends[1::2]),
-            (self._out_of, self._out_of_older, ends[0::2]),
-        ):
-            link = older.append
-            for number, node in enumerate(end, begin):
-                link(newest[node])
-                newest[node] = number
+        self._source.fromlist(sources)
+        self._destination.fromlist(destinations)
+        _link(self._into, self._into_older, destinations, fresh)
+        _link(self._out_of, self._out_of_older, sources, fresh)
 
     def free_id(self, lineage_id: str) -> str:
         """Return `lineage_id`, or that of the next repetition where it is taken."""
-        if lineage_id not in self._record_numbers:
+        if lineage_id not in self._by_id:
             return lineage_id
         number = self._repeated.get(lineage_id, 2)
-        while again(lineage_id, number) in self._record_numbers:
+        while again(lineage_id, number) in self._by_id:
             number += 1
         self._repeated[lineage_id] = number
         return again(lineage_id, number)
@@ -123,8 +122,7 @@ class LineageGraph:
 
     def record(self, lineage_id: str) -> LineageRecord | None:
         """Return the record with this id."""
-        number = self._record_numbers.get(lineage_id)
-        return None if number is None else self.records[number]
+        return self._by_id.get(lineage_id)
 
     @property
     def nodes(self) -> list[Node]:
@@ -170,8 +168,12 @@ class LineageGraph:
         return self._node_numbers[record.source], self._node_numbers[record.destination]
 
     def numbers(self, records: Iterable[LineageRecord | None]) -> Iterator[int]:
-        """Yield the numbers of these records."""
-        return (self._record_numbers[record.lineage_id] for record in records if record is not None)
+        """Yield the numbers of these records, each found among those with its destination."""
+        for record in records:
+            if record is not None:
+                _, destination = self.ends(record)
+                there = self._chain(self._into[destination], self._into_older)
+                yield next(number for number in there if self.records[number].lineage_id == record.lineage_id)
 
     def _sorted(self, numbers: Iterable[int]) -> list[LineageRecord]:
         return [self.records[number] for number in sorted(set(numbers))]
@@ -261,6 +263,21 @@ class LineageGraph:
         rank = dict(zip(nodes, count(), strict=False))
         order = in_order(begin, [rank[other] for other in ends], loops)
         return Reached(rank, levels, order, begin, found, end)
+
+
+def _link(newest: array[int], older: array[int], ends: list[int], fresh: int) -> None:
+    """Link new records, that end at these nodes, to the chains of all nodes, of which so many are new ones."""
+    newest.extend(array("i", [_NONE]) * fresh)
+    many = len(ends) * _MANY > len(newest)  # a list is quicker than an array, but all of it has to be copied
+    begin: list[int] | array[int] = newest.tolist() if many else newest
+    links: list[int] = []
+    link = links.append
+    for number, node in enumerate(ends, len(older)):
+        link(begin[node])
+        begin[node] = number
+    older.fromlist(links)
+    if many:
+        newest[:] = array("i", begin)
 
 
 class Reached:

@@ -232,6 +232,20 @@ def test_load_merges_and_save_replaces(place: Path) -> None:
     assert sorted(ids_in(place / "one.jsonl")) == sorted(ids_in(place / "two.jsonl"))
 
 
+def test_what_is_read_shares_its_nodes(place: Path) -> None:
+    """Two records of one file that name the same version hold one node, read by a tracker or merged into one."""
+    path = place / "l.jsonl"
+    with LineageTracker(path) as lineage:
+        said = lineage.record_all([step(0), step(1), step(1)])
+    with LineageTracker(path) as again:
+        merged = LineageTracker()
+        assert merged.load(path) == 2
+        for reader in (again, merged):
+            first, second = reader.graph.records
+            assert [first, second] == said[:2]
+            assert first.destination is second.source
+
+
 def test_20_000_edges_are_found_again(place: Path) -> None:
     """A history of 20,000 versions, written in one call, is read in blocks and followed to its beginning."""
     path = place / "l.jsonl"

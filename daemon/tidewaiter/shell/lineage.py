@@ -95,7 +95,7 @@ class LineageTracker:
                 graph = LineageGraph()
                 if self.path is not None:
                     for records in Reading(self.path):
-                        graph.add(records)
+                        graph.add_read(records)
                 self._graph = graph
             return self._graph
 
@@ -316,7 +316,7 @@ class LineageTracker:
                 if self.path is not None:
                     new = [record for record in records if graph.record(record.lineage_id) is None]
                     self._append(new)
-                graph.add(records)
+                graph.add_read(records)
             return len(graph) - before
 
     def close(self) -> None:

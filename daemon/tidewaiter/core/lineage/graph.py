@@ -21,6 +21,8 @@ from itertools import count, islice, pairwise
 from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
+from msgspec.structs import force_setattr
+
 from tidewaiter.core.lineage.ordering import in_order
 from tidewaiter.core.lineage.records import EDGE_KINDS, FOLLOWED, again, whole_of
 
@@ -78,6 +80,21 @@ class LineageGraph:
             self._by_id = by_id
         self.records += new
         return len(new)
+
+    def add_read(self, records: Iterable[LineageRecord]) -> int:
+        """Add records that nobody else has, as they come from a file; else as `add`.
+
+        Equal nodes become one: of what a file holds of a graph the most is the same few nodes again.
+        """
+        begin = len(self.records)
+        added = self.add(records)
+        nodes = self.nodes
+        for record, source, destination in zip(
+            self.records[begin:], self._source[begin:], self._destination[begin:], strict=True
+        ):
+            force_setattr(record, "source", nodes[source])
+            force_setattr(record, "destination", nodes[destination])
+        return added
 
     def add_one(self, record: LineageRecord) -> None:
         """Add a record with an id that is known to be free."""

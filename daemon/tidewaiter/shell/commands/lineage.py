@@ -268,7 +268,7 @@ def _graph(file: Path | None, state_dir: Path | None) -> LineageGraph:
     graph = LineageGraph()
     reading = Reading(place)
     for records in reading:
-        graph.add(records)
+        graph.add_read(records)
     if reading.incomplete:
         typer.echo(
             f"tidewaiter: {visible(str(place))}: left out the last {reading.incomplete:,} bytes, which are no whole "

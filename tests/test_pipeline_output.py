@@ -265,6 +265,17 @@ def test_a_value_that_text_cannot_hold_is_named(
     assert names_in(place) == []
 
 
+@pytest.mark.parametrize(("nul", "late", "named"), [(0, 1, "row 1: text: a NUL"), (1, 0, "row 1: day: .*10000-01-01")])
+def test_the_first_row_that_cannot_be_written_is_named(place: Path, nul: int, late: int, named: str) -> None:
+    """Whatever is wrong with it: another row may be wrong in another way."""
+    frame = pl.DataFrame(
+        {"__row": [1, 2], "text": ["\0" if row == nul else "x" for row in (0, 1)]},
+        schema_overrides={"__row": pl.UInt64},
+    ).with_columns(day=pl.Series([2_932_897 if row == late else 0 for row in (0, 1)]).cast(pl.Date))
+    with pytest.raises(SourceHalt, match=named):
+        write(place / "t.csv", [frame])
+
+
 @pytest.mark.parametrize(
     ("known", "part"),
     [

@@ -157,13 +157,18 @@ def _key(name: str) -> str:
 # -- what has no text --------------------------------------------------------------------------------------------------
 
 
-def refuse_unwritable(frame: pl.DataFrame, schema: Schema, form: str) -> None:
-    """Raise SourceHalt, naming row and column, for the first value that text in the format `form` cannot hold."""
+def refuse_unwritable(frame: pl.DataFrame, schema: Schema, form: str, *, texts: bool = True) -> None:
+    """Raise SourceHalt, naming row and column, for the first value that text in the format `form` cannot hold.
+
+    Without `texts`, texts alone are no reason to.
+    """
     found: list[tuple[int, str]] = []
     for name, column in schema.items():
-        wrong = _unwritable(frame[name], column.kind, form)
+        wrong = None if column.kind == "string" and not texts else _unwritable(frame[name], column.kind, form)
         if wrong is not None and wrong.any():
             found.append((wrong.fill_null(value=False).arg_max() or 0, name))
+    if found and not texts:
+        refuse_unwritable(frame, schema, form)
     if found:
         place, name = min(found, key=lambda each: each[0])
         row = frame[ROW][place] if ROW in frame.columns else place + 1

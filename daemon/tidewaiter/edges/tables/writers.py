@@ -96,10 +96,14 @@ def write_table(
 
 def rows_text(frame: pl.DataFrame, known: KnownFormat, schema: Schema) -> bytes:
     """Return the rows of `frame` as lines of a csv, tsv or jsonl file. Raises SourceHalt for a value without text."""
-    refuse_unwritable(frame, schema, known.format)
-    if known.format in DELIMITED:
-        return delimited(frame, schema, delimiter=known.delimiter, quote=known.quote)
-    return json_lines(frame, schema)
+    if known.format not in DELIMITED:
+        refuse_unwritable(frame, schema, known.format)
+        return json_lines(frame, schema)
+    refuse_unwritable(frame, schema, known.format, texts=False)
+    text = delimited(frame, schema, delimiter=known.delimiter, quote=known.quote)
+    if b"\0" in text:  # far quicker to find there than in each cell
+        refuse_unwritable(frame, schema, known.format)
+    return text
 
 
 # -- compression -------------------------------------------------------------------------------------------------------

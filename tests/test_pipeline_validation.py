@@ -236,6 +236,17 @@ def test_a_long_value_is_quoted_in_part() -> None:
     assert rejected.problem == "does not have 0 to 3 characters"
 
 
+@given(st.lists(st.text("xé\U0001f600", max_size=6), max_size=4), st.integers(0, 4), st.integers(0, 4))
+@settings(deadline=None)
+def test_lengths_count_characters(texts: list[str], least: int, more: int) -> None:
+    """A text is as long as it has characters, whatever bytes they take."""
+    fields = f"[field]\na = {{ type = 'string', min_length = {least}, max_length = {least + more} }}"
+    batch = Validator(table_contract(fields), ("a",)).check(
+        pl.DataFrame({ROW: range(len(texts)), "a": texts}, schema={ROW: pl.UInt64, "a": pl.String})
+    )
+    assert batch.frame["a"].to_list() == [text for text in texts if least <= len(text) <= least + more]
+
+
 CELLS: Final = st.fixed_dictionaries(
     {
         "id": st.sampled_from(["", "x", "y" * 8, "z" * 9, "é" * 8]),

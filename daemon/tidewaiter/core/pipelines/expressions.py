@@ -56,6 +56,8 @@ _MIRRORED: Final = {"==": "==", "!=": "!=", "<": ">", "<=": ">=", ">": "<", ">="
 _UNORDERED: Final = ("string", "boolean")
 _TEXT_OR_WORD: Final = re.compile(r"'[^']*'?|\"[^\"]*\"?|[^\W\d]\w*")
 _NO_EXPRESSION: Final = "is not an expression"
+_FEW: Final = 8
+"""So many texts are found quicker by comparing a column with each than by looking its texts up among them."""
 _OWN_WORDS: Final = frozenset(("and", "or", "not", "in", "is", "if", "else", "True", "False", "None"))
 """Words that a person may well have meant as such; every other keyword of Python can only be the name of a column."""
 
@@ -193,6 +195,8 @@ def _one_of(left: Part, items: Sequence[Part], setting: Setting) -> pl.Expr:
     if left.kind in EXACT:
         exact = [numbers.compared("==", left, value) for value in values if isinstance(value, Fraction)]
         return reduce(operator.or_, exact)
+    if left.type == STRING and left.weight == 1 and len(values) <= _FEW:
+        return reduce(operator.or_, [left.stored == pl.lit(value) for value in values])
     return left.stored.is_in(pl.Series(values, dtype=left.type.dtype if left.type else None).implode())
 
 

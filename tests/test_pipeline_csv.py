@@ -24,6 +24,7 @@ from tidewaiter.edges.tables.line_blocks import RECORD_LIMIT, line_blocks
 from tidewaiter.edges.tables.sources import Source
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from tidewaiter.core.pipelines.batches import Rejected
@@ -149,13 +150,24 @@ def test_a_short_record_cannot_hide_behind_a_long_one(tmp_path: Path) -> None:
     assert (len(rows), [each.row for each in rejected]) == (10, [6, 12])
 
 
-def test_a_parser_that_counts_otherwise_is_not_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "record", [b"1,22\n", b"1,22\r\n", b'"1",22\n', b"1,\n"], ids=["plain", "returns", "quoted", "null"]
+)
+@pytest.mark.parametrize(
+    "wrong",
+    [lambda frame: frame.head(99), lambda frame: pl.concat([frame, frame.head(1)])],
+    ids=["less", "more"],
+)
+def test_a_parser_that_counts_otherwise_is_not_believed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record: bytes, wrong: Callable[[pl.DataFrame], pl.DataFrame]
+) -> None:
     """What the parser gives for a block counts only if it has as many rows as the block has records."""
-    path = of(tmp_path, b"a,b\n" + b"1,2\n" * 100)
+    path = of(tmp_path, b"a,b\n" + record * 100)
+    cells: Row = ["1", "22" if b"22" in record else None]
     whole = pl.read_csv
-    monkeypatch.setattr(pl, "read_csv", lambda *args, **kwargs: whole(*args, **kwargs).head(99))
+    monkeypatch.setattr(pl, "read_csv", lambda *args, **kwargs: wrong(whole(*args, **kwargs)))
     rows, rejected = read(path)
-    assert (rows, rejected) == ([(number, ["1", "2"]) for number in range(1, 101)], [])
+    assert (rows, rejected) == ([(number, cells) for number in range(1, 101)], [])
 
 
 @pytest.mark.parametrize("cell", ["\ufeffx", "\ufeff", "x^", "x\x01", "x\u06bf", "x"])

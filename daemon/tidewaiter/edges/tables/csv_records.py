@@ -18,7 +18,8 @@ Two ways lead through. A block is `Proven` when a few counts at C speed show tha
 else goes record by record. The proof: all that stands outside quotes begins and ends as the grammar wants it, there are
 as many delimiters outside quotes as `fields` and the line ends ask for, and there is nothing of the list above. What is
 left to the parser behind is to refuse a record that is too long and to count the records: then one that is too short
-cannot hide behind one that is too long by as much.
+cannot hide behind one that is too long by as much. Where there are no quotes at all, counting is left to the parser as
+well: a record that is too short lacks its last cell, and cells, delimiters and line ends must come to all of the text.
 """
 
 from __future__ import annotations
@@ -57,10 +58,15 @@ class Dialect(NamedTuple):
 
 
 class Proven(Struct, frozen=True):
-    """Whole records, `count` of them if all are sound; the last byte is a line feed."""
+    """Whole records, `count` of them if all are sound; the last byte is a line feed.
+
+    Without quotes, and with more than one field, they are not counted: they are sound if what the parser makes of them
+    accounts for each byte. `returns` of them are carriage returns before line feeds then, and `count` is None.
+    """
 
     text: bytes
-    count: int
+    count: int | None
+    returns: int = 0
 
 
 Records = list[list[str | None] | Fault]
@@ -131,9 +137,9 @@ def cut_block(
     if not in_pieces and dialect.quote not in text:
         end = text.rfind(_LF) + 1
         whole = text if end == len(text) else text[:end]
-        if (count := _proof_without_quotes(whole, dialect)) is not None:
-            if count:
-                yield Proven(whole, count)
+        if (proven := _proven_without_quotes(whole, dialect)) is not None:
+            if whole:
+                yield proven
             return end
     at = begin = records = 0
     piece = min(PIECE_BYTES, dialect.limit)
@@ -172,13 +178,12 @@ def end_of_records(text: bytes, dialect: Dialect) -> int:
 # -- the proof ---------------------------------------------------------------------------------------------------------
 
 
-def _proof_without_quotes(text: bytes, dialect: Dialect) -> int | None:
-    """Return how many records `text` holds if all are sound; None if in doubt. It has no quotes, and whole lines."""
-    delimiters = text.count(dialect.delimiter) if dialect.fields > 1 else 0
-    count, odd = divmod(delimiters, dialect.fields - 1) if dialect.fields > 1 else (text.count(_LF), 0)
-    if odd or (text and not count) or not _is_text(text) or (_CR in text and text.count(_CR) != text.count(_CRLF)):
+def _proven_without_quotes(text: bytes, dialect: Dialect) -> Proven | None:
+    """Return the records that `text` holds; None if in doubt. It has no quotes, and whole lines."""
+    returns = text.count(_CR) if _CR in text else 0
+    if not _is_text(text) or returns != (text.count(_CRLF) if returns else 0) or not lines_within(text, dialect.limit):
         return None
-    return count if lines_within(text, dialect.limit) else None
+    return Proven(text, None, returns) if dialect.fields > 1 else Proven(text, text.count(_LF))
 
 
 def _is_text(text: bytes) -> bool:

@@ -188,7 +188,20 @@ class CsvTable:
             )
         except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError):
             return None
-        return frame.slice(1) if len(frame) == block.count + 1 else None
+        frame = frame.slice(1)
+        return frame if self._is_all_of(block, frame) else None
+
+    def _is_all_of(self, block: Proven, frame: pl.DataFrame) -> bool:
+        """Return whether `frame` holds the records of `block`, all of them sound, and nothing else."""
+        if block.count is not None:
+            return len(frame) == block.count
+        fields = len(self.columns)
+        if frame[self.columns[-1]].null_count():  # a record that is too short may be among them
+            delimiters = block.text.count(self._dialect.delimiter)
+            return delimiters == (fields - 1) * len(frame)
+        # No record is too short, and each byte is one of a cell or ends one: so none was dropped.
+        cells = sum(frame[name].str.len_bytes().sum() for name in self.columns)
+        return cells + fields * len(frame) + block.returns == len(block.text)
 
     def _from_cells(self, records: Records, row: int) -> pl.DataFrame:
         """Return the sound ones of `records`, the first of which has the number `row`."""

@@ -117,7 +117,7 @@ class CsvTable:
 
     def _numbered(self, first_row: int, batch_bytes: int) -> Generator[Batch]:
         row = first_row
-        with closing(prefetched(self._blocks(batch_bytes))) as found:
+        with closing(prefetched(self._blocks(batch_bytes), depth=1)) as found:
             for blocks in found:
                 for batch in self._batches(blocks, row):
                     row += len(batch.frame) + len(batch.rejected)

@@ -29,6 +29,7 @@ from tidewaiter.core.pipelines.transforms import transform
 from tidewaiter.core.pipelines.validation import Validator
 from tidewaiter.edges.tables.blocking import blocking
 from tidewaiter.edges.tables.output import Output, Replacement
+from tidewaiter.edges.tables.prefetching import prefetched
 from tidewaiter.edges.tables.sources import Source
 from tidewaiter.edges.tables.spill import SpillDirectory, remove_leftovers
 from tidewaiter.edges.tables.writers import check_writable
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 
     import polars as pl
 
+    from tidewaiter.core.pipelines.batches import Batch, Rejected
     from tidewaiter.core.pipelines.columns import Schema
     from tidewaiter.core.pipelines.planning import PlannedStep
     from tidewaiter.edges.durable import Disk
@@ -201,7 +203,7 @@ class Flow:
             )  # fmt: skip
 
     def _chain(self) -> Generator[pl.DataFrame]:
-        frames = self._validated(self._stages[1], self._read(self._stages[0]))
+        frames = self._validated(*self._stages[:2])
         for stage, planned in zip(self._stages[2:], self._planned, strict=True):
             if isinstance(planned.step, BLOCKING):
                 frames = self._blocked(stage, planned, frames)
@@ -209,36 +211,36 @@ class Flow:
                 frames = self._transformed(stage, planned, frames)
         return frames
 
-    def _read(self, stage: Stage) -> Generator[pl.DataFrame]:
+    def _checked(self) -> Generator[tuple[tuple[Rejected, ...], int, Batch]]:
+        """Return of each batch what was rejected at reading, how many rows were read, and these as values."""
+        assert self._source is not None and self._validator is not None  # noqa: S101, PT018 - `open` came first
+        with closing(self._source.batches()) as batches:
+            for batch in batches:
+                yield batch.rejected, batch.frame.height, self._validator.check(batch.frame)
+
+    def _validated(self, read: Stage, stage: Stage) -> Generator[pl.DataFrame]:
+        """Return the rows that meet the contract; a thread of its own finds the next while the steps work on these."""
         source = self._source
         assert source is not None  # noqa: S101 - `open` came first
-        with closing(source.batches()) as batches:
-            for batch in batches:
-                stage.records_in += batch.frame.height + len(batch.rejected)
-                stage.rejected += len(batch.rejected)
-                stage.records_out += batch.frame.height
-                self.rejections.take(stage.number, batch.rejected)
-                for each in batch.rejected:
+        with closing(prefetched(self._checked(), depth=1)) as batches:
+            for not_read, height, (found, rejected) in batches:
+                read.records_in += height + len(not_read)
+                read.rejected += len(not_read)
+                read.records_out += height
+                self.rejections.take(read.number, not_read)
+                for each in not_read:
                     path = str(source.locate(each.row)[0])
                     self._rejected_at_read[path] = self._rejected_at_read.get(path, 0) + 1
-                yield batch.frame
-                before = source.bytes_total if self.inferred else 0
-                self._progressed(
-                    bytes_read=before + source.bytes_read, bytes_total=before + source.bytes_total,
-                    records=stage.records_in, rejected=self.rejections.count,
-                )  # fmt: skip
-
-    def _validated(self, stage: Stage, frames: Generator[pl.DataFrame]) -> Generator[pl.DataFrame]:
-        validator = self._validator
-        assert validator is not None  # noqa: S101 - `open` came first
-        with closing(frames):
-            for frame in frames:
-                stage.records_in += frame.height
-                found, rejected = validator.check(frame)
+                stage.records_in += height
                 stage.rejected += len(rejected)
                 self.rejections.take(stage.number, rejected)
                 stage.came_out(found)
                 yield found
+                before = source.bytes_total if self.inferred else 0
+                self._progressed(
+                    bytes_read=before + source.bytes_read, bytes_total=before + source.bytes_total,
+                    records=read.records_in, rejected=self.rejections.count,
+                )  # fmt: skip
 
     def _transformed(
         self, stage: Stage, planned: PlannedStep, frames: Generator[pl.DataFrame]

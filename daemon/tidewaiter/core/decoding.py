@@ -1,19 +1,21 @@
-"""From a block of lines to events: one call for the good case, line by line to the exact reason otherwise.
+"""From a block of lines to events: one pass for the good case, line by line to the exact reason otherwise.
 
 Owns: the fast path and its guards, the slow path, and the reasons of a line that is no event. Leaves to `screening`
 everything that needs more than the line itself.
 
-`msgspec`'s `decode_lines` accepts more than JSON lines: objects over several lines, two objects on a line, blank
-lines, invalid UTF-8 inside ignored fields. So its result counts only if the block is valid UTF-8, every line begins
-with ``{`` and ends with ``}``, and there are as many events as lines. Otherwise every line is read by itself; both
-ways give the same events for the same lines, which is what makes flags independent of batch boundaries.
+`msgspec`'s `decode_lines` accepts more than JSON lines: objects over several lines, two objects on a line, blank lines.
+Telling these apart costs more than to cut the lines first and to decode each by itself (measured: 0.60 against 0.80 µs
+a line), so that is what the fast path does. What a line may hold besides the declared fields the library skips without
+a look at its UTF-8 and its depth: the guards for that cover the whole block. If a line is refused or a guard is in
+doubt, every line is read by itself; both ways give the same events for the same lines, which is what makes flags
+independent of batch boundaries.
 
 Reasons are the product's own words, not the library's, so that a library upgrade cannot change a rejection.
 """
 
 from __future__ import annotations
 
-from operator import itemgetter
+from io import BytesIO
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -27,8 +29,6 @@ if TYPE_CHECKING:
 BOM: Final = b"\xef\xbb\xbf"
 _QUOTE, _BACKSLASH = b'"\\'
 _OPENING, _CLOSING = b"[{", b"]}"
-_BRACE, _CLOSING_BRACE = set(b"{"), set(b"}")
-_first_byte, _last_byte = itemgetter(0), itemgetter(-1)
 _any_json: Final = msgspec.json.Decoder(msgspec.Raw)
 UNDECLARED: Final = "field not declared by the contract"
 _AT: Final = " - at `"
@@ -43,10 +43,8 @@ class LineFault(Struct, frozen=True):
 
 
 def cut_lines(data: bytes) -> list[bytes]:
-    """Return the lines of a block, without their newlines."""
-    lines = data.split(b"\n")
-    lines.pop()  # a block ends with a newline
-    return lines
+    """Return the lines of a block, each with its newline."""
+    return BytesIO(data).readlines()  # which finds the newlines in a third of the time that split takes
 
 
 def decode_block(contract: Contract, data: bytes, lines: list[bytes] | None = None, *, at_start: bool) -> list[Any]:
@@ -57,33 +55,24 @@ def decode_block(contract: Contract, data: bytes, lines: list[bytes] | None = No
     """
     if lines is None:
         lines = cut_lines(data)
-    events = _fast(contract, data, lines)
+    events = decode_at_once(contract, data, lines)
     return events if events is not None else decode_lines_singly(contract, lines, at_start=at_start)
 
 
-def _fast(contract: Contract, data: bytes, lines: list[bytes]) -> list[Any] | None:
-    """Return the events if every line is one object, all of them events of the contract; None if in doubt.
-
-    Every line begins with ``{`` and ends with ``}``, and no JSON value goes on with ``{`` right after ``}``: so no
-    object spans two lines, each line holds at least one, and as many events as lines means exactly one on each.
-    """
-    try:
-        if set(map(_first_byte, lines)) != _BRACE or set(map(_last_byte, lines)) != _CLOSING_BRACE:
+def decode_at_once(contract: Contract, data: bytes, lines: list[bytes]) -> list[Any] | None:
+    """Return the events if every one of `cut_lines(data)` is an event of the contract; None if in doubt."""
+    if contract.unknown_fields == "ignore":
+        if not data.isascii():
+            try:
+                data.decode("utf-8")
+            except UnicodeDecodeError:
+                return None
+        if _too_deep_possible(contract, data, lines):
             return None
-    except IndexError:  # an empty line
-        return None
-    if not data.isascii():
-        try:
-            data.decode("utf-8")
-        except UnicodeDecodeError:
-            return None
-    if contract.unknown_fields == "ignore" and _too_deep_possible(contract, data, lines):
-        return None
     try:
-        events = contract.decoder.decode_lines(data)
-    except (msgspec.MsgspecError, RecursionError):
+        return list(map(contract.decoder.decode, lines))
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
-    return events if len(events) == len(lines) else None
 
 
 def _too_deep_possible(contract: Contract, data: bytes, lines: list[bytes]) -> bool:
@@ -96,9 +85,9 @@ def _too_deep_possible(contract: Contract, data: bytes, lines: list[bytes]) -> b
 
 
 def decode_lines_singly(contract: Contract, lines: list[bytes], *, at_start: bool) -> list[Any]:
-    """Read each line by itself; the result is the same as of `decode_block`, only slower."""
+    """Read each line by itself, to its own reason; the result is the same as of `decode_block`, only slower."""
     first = lines[0].removeprefix(BOM) if at_start else lines[0]
-    return [_decode_line(contract, line.removesuffix(b"\r")) for line in (first, *lines[1:])]
+    return [_decode_line(contract, line.removesuffix(b"\n").removesuffix(b"\r")) for line in (first, *lines[1:])]
 
 
 def _decode_line(contract: Contract, line: bytes) -> Any:  # noqa: ANN401 - an event of the compiled Struct

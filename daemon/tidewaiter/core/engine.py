@@ -15,7 +15,7 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 from collections import Counter
-from itertools import accumulate, repeat
+from itertools import repeat
 from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING, Final
 
@@ -263,19 +263,21 @@ class _Lines:
         self._block = block
         self._start = start
         self.cut = cut_lines(block.data)
-        self._ends: list[int] | None = None
+        self._last = (0, self.base)
 
     def raw(self, line: int) -> bytes:
         """Return the line's bytes without its newline."""
-        return self.cut[line]
+        return self.cut[line].removesuffix(b"\n")
 
     def offset(self, line: int) -> int:
-        """Return the global offset of the line's first byte."""
-        if line == 0:
-            return self.base
-        if self._ends is None:
-            self._ends = list(accumulate(map(len, self.cut)))
-        return self.base + self._ends[line - 1] + line
+        """Return the global offset of the line's first byte; cheapest when asked in rising order."""
+        last, offset = self._last
+        if line != last:
+            if line < last:
+                last, offset = 0, self.base
+            offset += sum(map(len, self.cut[last:line]))
+            self._last = (line, offset)
+        return offset
 
     def content(self, line: int) -> bytes:
         """Return what of the line was decoded: without the byte order mark and the carriage return."""

@@ -318,7 +318,7 @@ def _line_offsets(offset: int, data: bytes) -> list[int]:
     starts = []
     for line in cut_lines(data):
         starts.append(offset)
-        offset += len(line) + 1
+        offset += len(line)
     return starts
 
 

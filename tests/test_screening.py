@@ -348,6 +348,26 @@ def test_forgetting_is_spread_over_many_calls() -> None:
     assert not seen._forgotten
 
 
+@settings(max_examples=200)
+@given(
+    st.lists(st.tuples(st.lists(st.integers(0, 30), max_size=4), st.integers(0, 1)), max_size=12),
+    st.integers(1, 3),
+)
+def test_expecting_new_ids_changes_no_answer(batches: list[tuple[list[int], int]], chunk: int) -> None:
+    """Whether all ids were expected to be new or not: the same are found, and the same is kept."""
+    wary, trusting = SeenIds(10), SeenIds(10)
+    period = 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tidewaiter.core.screening._SMALL_CHUNK", chunk)
+        for numbers, step in batches:
+            period += step
+            ids = [f"id{number}" for number in numbers]
+            added = trusting.add_new(ids.copy(), period, expected=True)
+            assert wary.add_new(ids, period) == added
+            assert trusting.freeze() == wary.freeze()
+            assert sorted(trusting) == sorted(wary)
+
+
 def test_a_retired_horizon_still_tells_every_id() -> None:
     """What look-ups need is given back at the end; the last snapshot holds all ids all the same."""
     seen = SeenIds(10)

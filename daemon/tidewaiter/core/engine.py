@@ -24,7 +24,7 @@ from msgspec import Struct
 
 from tidewaiter.core.audit import Counts, Halt
 from tidewaiter.core.contract import QUOTED_TIME_LENGTH
-from tidewaiter.core.decoding import BOM, LineFault, cut_lines, decode_block
+from tidewaiter.core.decoding import BOM, LineFault, cut_lines, decode_at_once, decode_lines_singly
 from tidewaiter.core.framing import PREVIEW_BYTES, Block, LongLine
 from tidewaiter.core.screening import Policy, Screening
 
@@ -135,8 +135,12 @@ class Engine:
     ) -> tuple[int, Halt | None]:
         """Evaluate some lines, adding to `records` and `counts`; return how many bytes are done, and a halt."""
         lines = _Lines(part, start)
-        entries = decode_block(self.contract, part.data, lines.cut, at_start=part.offset == 0)
-        admitted = self.screening.screen(entries)
+        events = decode_at_once(self.contract, part.data, lines.cut)
+        if events is not None:
+            entries, admitted = events, self.screening.screen_events(events)
+        else:
+            entries = decode_lines_singly(self.contract, lines.cut, at_start=part.offset == 0)
+            admitted = self.screening.screen(entries)
         projections, flags = self._flags(admitted, lines)
         counts.evaluated += len(admitted.events)
         counts.admitted += admitted.admitted_late

@@ -23,11 +23,12 @@ from typing import TYPE_CHECKING, Any, Final
 from msgspec import Struct
 
 from tidewaiter.core.decoding import LineFault
+from tidewaiter.core.event_columns import column_of, minor_units_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tidewaiter.core.contract import Contract, Field
+    from tidewaiter.core.contract import Contract
 
 EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 MICROSECOND: Final = dt.timedelta(microseconds=1)
@@ -101,20 +102,24 @@ class SeenIds:
         """Return whether `event_id` was seen, judged from within `period`."""
         return any(event_id in seen for seen in self._within_reach(period))
 
-    def add_new(self, ids: list[str], period: int) -> bool:
+    def add_new(self, ids: list[str], period: int, *, expected: bool = False) -> bool:
         """Register `ids` of `period` if none was seen and none is in it twice; otherwise change nothing.
 
-        `ids` is kept as it is and must not change any more.
+        `ids` is kept as it is and must not change any more. `expected` says that all of them will be new, but for once
+        in the life of the process: then the current period is not asked first, and made again from its chunks if need
+        be. For most of the time goes into waiting for the memory that a set larger than the caches lies in.
         """
-        for seen in self._within_reach(period):
-            if seen and not seen.isdisjoint(ids):
-                return False
+        new = set(ids)  # from one set to another no hash is made again, and the look-ups overlap
+        within_reach = self._within_reach(period)
+        expected = expected and period == self._period
+        if len(new) != len(ids) or not all(seen.isdisjoint(new) for seen in within_reach[1 if expected else 0 :]):
+            return False
         self._move_to(period)
         seen = self._sets[0]
         before = len(seen)
-        seen.update(ids)
-        if len(seen) - before != len(ids):  # twice among themselves; none of them was there before
-            seen.difference_update(ids)
+        seen |= new
+        if len(seen) - before != len(ids):
+            self._sets[0] = set(chain.from_iterable([self._tail, *self._chunks[0]]))
             return False
         if len(ids) >= _SMALL_CHUNK:
             self._chunks[0].append(ids)
@@ -224,44 +229,52 @@ class Screening:
         # every money field is checked; only the ruleset's columns are handed on
         self._money = [(field, attrgetter(field.path)) for field in contract.fields if field.kind == "money"]
         self._columns = list(money_columns)
+        self._ids_of = column_of(contract.id_field)
+        self._times_of = column_of(contract.time_field)
+        self._subjects_of = column_of(contract.attribute(contract.subject_field))
+        self._ingests_of = column_of(contract.ingest_field) if contract.ingest_field else None
+        self._units_of = [(field.name, minor_units_of(field)) for field, _ in self._money]
 
     def screen(self, entries: Sequence[Any]) -> Admitted:
         """Judge the entries of one batch (events or LineFaults, one per line) and register those to be evaluated."""
+        if LineFault not in set(map(type, entries)):
+            return self.screen_events(entries)
         self.seen.forget_some()
-        admitted = self._bulk(entries) if entries else None
-        return admitted if admitted is not None else self._one_by_one(entries)
+        return self._one_by_one(entries)
+
+    def screen_events(self, events: Sequence[Any]) -> Admitted:
+        """Do what `screen` does where every entry is known to be an event."""
+        self.seen.forget_some()
+        admitted = self._bulk(events) if events else None
+        return admitted if admitted is not None else self._one_by_one(events)
 
     # -- the bulk way --------------------------------------------------------------------------------------------
 
     def _bulk(self, events: Sequence[Any]) -> Admitted | None:
-        event_type = self.contract.event_type
-        if type(events[0]) is not event_type or LineFault in set(map(type, events)):
-            return None
-        times = list(map(self._time_of, events))
+        times = self._times_of(events)
         first, last = times[0], times[-1]
         effective = self.effective if self.effective is not None else first
         in_order = first >= effective and times == sorted(times)
         if not in_order or first < EARLIEST or last >= LATEST:
             return None
         try:
-            if self._ingest_of is not None and not all(map(le, times, map(self._ingest_of, events))):
+            if self._ingests_of is not None and not all(map(le, times, self._ingests_of(events))):
                 return None
             if last > effective + self._jump:
                 return None
         except OverflowError:  # a time near year 9999; judged singly
             return None
-        ids = list(map(self._id_of, events))
-        if any(map(str.isspace, ids)) or any(map(str.isspace, map(self._subject_of, events))):
+        ids = self._ids_of(events)
+        if any(map(str.isspace, ids)) or any(map(str.isspace, self._subjects_of(events))):
             return None
         columns = {}
-        for field, amount_of in self._money:
-            column = _exact_column(field, list(map(amount_of, events)))
-            if column is None:
+        for name, units_of in self._units_of:
+            columns[name] = units_of(events)
+            if len(columns[name]) != len(events):  # some amount is not exact
                 return None
-            columns[field.name] = column
         period = self.seen.period_of(first)
         if self.seen.period_of(last) == period:
-            if not self.seen.add_new(ids, period):
+            if not self.seen.add_new(ids, period, expected=self.policy.duplicate == "halt"):
                 return None
         elif not self.seen.add_new_of_periods(self._by_period(ids, times)):
             return None
@@ -367,17 +380,3 @@ def exact_minor_units(value: float, scale: int) -> int | None:
     """Return the amount in minor units, or None if `value` is not the double nearest to one with `scale` decimals."""
     units = round(value * 10**scale)
     return units if units / 10**scale == value else None
-
-
-def _exact_column(field: Field, values: list[Any]) -> Sequence[int | None] | None:
-    """Return the column in minor units, or None if any value is not exact (then judged singly)."""
-    factor = 10**field.scale
-    if not field.required and None in values:
-        sparse = [None if value is None else round(value * factor) for value in values]
-        return sparse if [None if unit is None else unit / factor for unit in sparse] == values else None
-    if field.may_be_negative:
-        units = [round(value * factor) for value in values]
-    else:
-        # adding one half and cutting is what round does for amounts under 10**15 that are exact at all
-        units = [int(value * factor + 0.5) for value in values]
-    return units if [unit / factor for unit in units] == values else None

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from tidewaiter.edges.tables.spill import SpillDirectory, SpillPart
 
-MEMORY_BYTES: Final = 32 << 20
+MEMORY_BYTES: Final = 16 << 20
 """So many bytes of rows a step holds before it spills; it takes up to six times as much while it works on them."""
 PARTS: Final = 32
 _BITS: Final = 5

@@ -54,6 +54,19 @@ def test_the_memory_of_pipelines_is_measured_at_two_sizes(tmp_path: Path) -> Non
         assert figure["floor"] == 500
 
 
+def test_the_share_of_the_records_is_measured(tmp_path: Path) -> None:
+    """Audit log and lineage take some of a run's time; the run with neither stands beside it."""
+    done = bench(tmp_path, "pipeline_audit_share")
+    assert done.returncode == 0, done.stderr
+    (figure,) = [json.loads(line) for line in done.stdout.splitlines()]
+    detail = figure["detail"]
+    assert figure["name"] == "pipeline_audit_share"
+    assert figure["floor"] == 0.05
+    assert 0 < detail["recording_s"] < detail["recorded_wall_s"]
+    assert figure["value"] == pytest.approx(detail["recording_s"] / detail["recorded_wall_s"], rel=1e-2)
+    assert detail["unrecorded_wall_s"] > 0
+
+
 def test_a_contender_that_writes_other_rows_is_no_comparison(tmp_path: Path) -> None:
     """Times are compared only between those that wrote as many records; otherwise the measure fails and says so."""
     start = (

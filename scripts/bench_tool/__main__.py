@@ -65,6 +65,7 @@ MEASURES: Final[dict[str, tuple[Callable[[Bench], Iterator[Figure]], str]]] = {
     "lineage": (lineage.lineage, "1M edges of lineage: build, load, record, and all ancestors of a file"),
     "pipeline_plain": (pipelines.plain, "a batch pipeline of three transforms beside pandas and polars, types only"),
     "pipeline_full": (pipelines.full, "the same with validation, hashes behind each step and an audit log"),
+    "pipeline_audit_share": (pipelines.audit_share, "the share of audit log and lineage in the time of a pipeline"),
     "pipeline_memory": (pipelines.memory, "memory of a batch pipeline, and of one with a sort and sums"),
     "compared": (comparison.compared, "cost of an event beside a loop of rule objects, duckdb and polars"),
 }

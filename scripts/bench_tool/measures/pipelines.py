@@ -24,6 +24,7 @@ _SEED = 1
 _PANDAS_FLOOR = 3.0
 _POLARS_FLOOR = 0.5
 _MEMORY_FLOOR = 500 << 20
+_AUDIT_FLOOR = 0.05
 Answer = dict[str, Any]
 
 
@@ -47,6 +48,29 @@ def memory(bench: Bench) -> Iterator[Figure]:
         yield Figure(
             name, peaks[1] / (1 << 20), "MiB", _MEMORY_FLOOR / (1 << 20), "at most", _facts(bench, sizes[1]), detail
         )
+
+
+def audit_share(bench: Bench) -> Iterator[Figure]:
+    """The share of a run's time that audit log and lineage take; hashes of files and rows are made by other threads.
+
+    Beside it the same run with neither, whose rows are not hashed behind each step.
+    """
+    rows = bench.sized(5_000_000, 500_000, 5_000)
+    source = _sales(bench, rows)
+    runs: dict[str, list[Answer]] = {"recorded": [], "unrecorded": []}
+    for _ in range(1 if bench.tiny else 3):
+        for how, each in runs.items():
+            each.append(_run(bench, how, source))
+    shares = [answer["recording_s"] / answer["wall_s"] for answer in runs["recorded"]]
+    detail = {
+        "shares": shares,
+        "recording_s": median([answer["recording_s"] for answer in runs["recorded"]]),
+        **{f"{how}_{what}": median([answer[what] for answer in each])
+           for how, each in runs.items() for what in ("wall_s", "cpu_s")},
+    }  # fmt: skip
+    yield Figure(
+        "pipeline_audit_share", median(shares), "of a run", _AUDIT_FLOOR, "at most", _facts(bench, rows), detail
+    )
 
 
 def _beside(bench: Bench, how: str, floors: dict[str, float]) -> Iterator[Figure]:

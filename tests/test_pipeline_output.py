@@ -28,6 +28,7 @@ from tidewaiter.core.errors import ConfigError, DurabilityError, SourceHalt
 from tidewaiter.core.pipelines.columns import Schema, schema_of
 from tidewaiter.core.pipelines.table_format import KnownFormat, TableFormat, known_format
 from tidewaiter.edges.durable import Disk, NoSpace
+from tidewaiter.edges.tables import output
 from tidewaiter.edges.tables.output import Output, Replacement, Written
 from tidewaiter.edges.tables.writers import GROUP_ROWS
 
@@ -369,6 +370,34 @@ def test_one_run_at_a_time_writes_a_file(place: Path) -> None:
     assert (place / "t.csv").read_bytes() == b"first"
     second.abandon()
     assert (place / "t.csv").read_bytes() == b"first"
+
+
+class CountsSyncs(Disk):
+    """A disk that tells how long a file was at each sync of its bytes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.synced: list[tuple[str, int]] = []
+
+    def datasync(self, fd: int, path: Path) -> None:
+        self.synced.append(("on the way", os.fstat(fd).st_size))
+        super().datasync(fd, path)
+
+    def sync(self, fd: int, path: Path) -> None:
+        self.synced.append(("at the end", os.fstat(fd).st_size))
+        super().sync(fd, path)
+
+
+def test_a_long_output_goes_to_the_disk_on_the_way(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that its end has little to wait for; there, all of it is synced whatever was before."""
+    monkeypatch.setattr(output, "SYNC_BYTES", 10)
+    disk = CountsSyncs()
+    replacement = Replacement(place / "t.csv", disk)
+    for _ in range(5):
+        replacement.write(b"123456")
+    replacement.finish()
+    replacement.abandon()
+    assert disk.synced == [("on the way", 12), ("on the way", 24), ("at the end", 30)]
 
 
 class PublishesMeanwhile(Disk):

@@ -46,6 +46,8 @@ STDOUT: Final = "-"
 _WAITING: Final = 2
 """So many batches wait for the thread that writes."""
 _COPY_BYTES: Final = 1 << 20
+SYNC_BYTES: Final = 1 << 25
+"""After so many bytes they are brought to the disk, while the next are made: then little is left to wait for."""
 
 
 class Written(Struct, frozen=True):
@@ -86,7 +88,7 @@ class Replacement:
         self._temporary = self._target.with_name(f".{self._target.name}.tmp")
         self._fd = self._open()
         self._hash = hashlib.sha256()
-        self._length = 0
+        self._length = self._synced = 0
         try:
             disk.truncate(self._fd, 0, path)
         except BaseException:
@@ -99,6 +101,9 @@ class Replacement:
         self._disk.write_at(self._fd, data, self._length, self.path)
         self._hash.update(data)
         self._length += len(data)
+        if self._length - self._synced >= SYNC_BYTES:
+            self._disk.datasync(self._fd, self.path)
+            self._synced = self._length
 
     def finish(self) -> tuple[str, int]:
         """Make the bytes durable, still under the temporary name; return their SHA-256 (hex) and number."""

@@ -114,6 +114,15 @@ def test_a_decimal_that_is_read_is_what_the_text_says(text: str) -> None:
         pytest.fail("a text of the form was not read")
 
 
+@given(st.lists(st.one_of(st.none(), st.text("0019+-eExX._ ", max_size=7), st.integers(0, 10**7).map(str)), max_size=4))
+@settings(deadline=None, max_examples=500)
+def test_an_integer_that_is_read_is_what_the_text_says(texts: list[str | None]) -> None:
+    """Small ones are told by their length alone: signs, zeros before them and exponents are refused all the same."""
+    plain = re.compile(r"-?(0|[1-9][0-9]*)\Z")
+    expected = [int(text) if text is not None and plain.match(text) else None for text in texts]
+    assert read_texts(pl.Series(texts, dtype=pl.String), ColumnType("integer")).to_list() == expected
+
+
 @given(st.datetimes(min_value=dt.datetime(2, 1, 1), max_value=dt.datetime(9998, 1, 1)), st.integers(-1439, 1439))  # noqa: DTZ001 - the offset is drawn beside it
 @settings(deadline=None)
 def test_a_time_that_is_read_is_what_the_text_says(moment: dt.datetime, minutes: int) -> None:

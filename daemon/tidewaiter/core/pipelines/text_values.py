@@ -47,6 +47,7 @@ _WORDS: Final = {
     "timestamp": "is not a time of RFC 3339 with an offset, such as 2026-01-31T10:00:00Z",
 }
 _SECONDS_ONLY: Final = "%Y-%m-%dT%H:%M:%SZ"
+_FEW_DIGITS: Final = 10**6
 _NO_OPPOSITE: Final = -(2**63)
 _FIRST: Final = dt.datetime(1, 1, 1, tzinfo=dt.UTC)
 _LAST: Final = dt.datetime(9999, 12, 31, 23, 59, 59, 999_999, tzinfo=dt.UTC)
@@ -80,6 +81,8 @@ def read_texts(texts: pl.Series, column: ColumnType) -> pl.Series:
         return texts
     if column.kind == "boolean":
         return _where(texts, texts.is_in(["true", "false"]), texts == "true")
+    if column.kind == "integer" and _are_digits_of(values := texts.cast(pl.Int64, strict=False), texts):
+        return values
     fits = texts.str.contains(form_of(column))
     match column.kind:
         case "date":
@@ -92,6 +95,23 @@ def read_texts(texts: pl.Series, column: ColumnType) -> pl.Series:
             return finite(_where(texts, fits, texts.cast(pl.Float64, strict=False)))
         case _:
             return _where(texts, fits, texts.cast(column.dtype, strict=False))
+
+
+def _are_digits_of(values: pl.Series, texts: pl.Series) -> bool:
+    """Return whether `texts` are surely the digits of `values`, small integers that polars read from them.
+
+    polars reads a sign, then digits. Where a text is no longer than the digits of a value from 0 up, it can only be
+    these: a sign or a zero before them would make it longer. That takes a third of the time of a pattern.
+    """
+    least, most = values.min(), values.max()
+    if not isinstance(least, int) or not isinstance(most, int) or not 0 <= least <= most < _FEW_DIGITS:
+        return False
+    digits = pl.repeat(1, len(values), dtype=pl.UInt32, eager=True)
+    bound = 10
+    while bound <= most:
+        digits += (values >= bound).cast(pl.UInt32)
+        bound *= 10
+    return values.null_count() == texts.null_count() and bool((texts.str.len_bytes() == digits).all())
 
 
 def with_opposites(values: pl.Series) -> pl.Series:

@@ -37,6 +37,7 @@ def prefetched(items: Generator[T], depth: int = DEPTH) -> Generator[T]:
         try:
             for item in items:
                 queue.put(item)
+                del item  # nothing is held here while the next is made
                 if stopped.is_set():
                     break
         except BaseException as caught:  # noqa: BLE001 - raised again by the reader of the queue
@@ -55,6 +56,7 @@ def prefetched(items: Generator[T], depth: int = DEPTH) -> Generator[T]:
                     raise item.error
                 return
             yield item
+            del item
     finally:
         stopped.set()
         while thread.is_alive():  # it may wait for room in the queue

@@ -174,6 +174,7 @@ class Source:
                 for batch in batches:
                     row += len(batch.frame) + len(batch.rejected)
                     yield batch
+                    del batch
             self._records.append(row - first)
 
     def locate(self, row: int) -> tuple[Path, int]:

@@ -217,6 +217,7 @@ class Flow:
         with closing(self._source.batches()) as batches:
             for batch in batches:
                 yield batch.rejected, batch.frame.height, self._validator.check(batch.frame)
+                del batch
 
     def _validated(self, read: Stage, stage: Stage) -> Generator[pl.DataFrame]:
         """Return the rows that meet the contract; a thread of its own finds the next while the steps work on these."""

@@ -297,16 +297,15 @@ class Chain:
     def records(self, context: EntryContext, records: Iterable[tuple[str, bytes]]) -> list[bytes]:
         """Return one line per (projection, projection line), embedding its bytes, and move on. The hot path."""
         middles = {name: context.middle(action) + _RECORD for name, action in PROJECTIONS.items()}
-        sha256, number = hashlib.sha256, _encoder.encode
+        sha256, number, join = hashlib.sha256, _encoder.encode, b"".join
         head, index = self.head.encode(), self.index
-        lines = []
+        lines: list[bytes] = []
+        append = lines.append
         for projection, record in records:
-            line = b"".join(
-                (b'{"prev":"', head, b'","index":', number(index), middles[projection], record[:-1], b"}\n")
-            )
+            line = join((b'{"prev":"', head, b'","index":', number(index), middles[projection], record[:-1], b"}\n"))
             head = hexlify(sha256(line).digest())
             index += 1
-            lines.append(line)
+            append(line)
         self.head, self.index = head.decode(), index
         return lines
 

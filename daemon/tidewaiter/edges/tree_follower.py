@@ -13,6 +13,7 @@ was durable before it, so an audit log that ends before the last checkpoint was 
 from __future__ import annotations
 
 import hashlib
+from io import BytesIO
 from typing import TYPE_CHECKING, Final
 
 from tidewaiter.core.errors import IntegrityRefusal
@@ -96,19 +97,19 @@ class TreeFollower:
             rest = b""
             while self._offset < end and not stopped():
                 read = file.read(min(CHUNK_BYTES, end - self._offset - len(rest)))
-                lines = (rest + read).split(b"\n")
                 if not read:
                     raise IntegrityRefusal(f"{path}: byte {self._offset}: ends there, expected {end}", hint=_HINT)
-                taken = len(rest) + len(read) - len(lines[-1])
-                rest = lines.pop()
+                lines = BytesIO(rest + read).readlines()
+                taken = len(rest) + len(read)
+                rest = b"" if read.endswith(b"\n") else lines.pop()
                 self._extend(lines)
-                self._offset += taken
+                self._offset += taken - len(rest)
                 self._write_full()
 
     def _extend(self, lines: list[bytes]) -> None:
         sha256 = hashlib.sha256
         # RFC 6962 section 2.1: a leaf's hash is that of a zero byte and the entry, here a line with its newline
-        self._unwritten += self._tree.extend([sha256(b"\0%b\n" % line).digest() for line in lines])
+        self._unwritten += self._tree.extend([sha256(b"\0" + line).digest() for line in lines])
 
     def _write_full(self) -> None:
         """Make the full tiles durable; where the disk is full they stay with us, and it is tried again.

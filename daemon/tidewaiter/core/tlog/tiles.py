@@ -152,10 +152,11 @@ def _checked(tile: Tile, data: bytes) -> bytes:
     return data
 
 
-def _folded(hashes: bytes, height: int) -> list[bytes]:
+def _folded(data: bytes, height: int) -> list[bytes]:
     """Return the hashes of the complete subtrees `height` levels above. The hot path of a growing tree."""
     sha256 = hashlib.sha256
-    pair = 2 * HASH_BYTES
+    hashes = [data[at : at + HASH_BYTES] for at in range(0, len(data), HASH_BYTES)]
     for _ in range(height):
-        hashes = b"".join([sha256(b"\x01" + hashes[at : at + pair]).digest() for at in range(0, len(hashes), pair)])
-    return [hashes[at : at + HASH_BYTES] for at in range(0, len(hashes), HASH_BYTES)]
+        each = iter(hashes)
+        hashes = [sha256(b"\x01" + left + right).digest() for left, right in zip(each, each, strict=True)]
+    return hashes

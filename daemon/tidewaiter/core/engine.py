@@ -175,20 +175,20 @@ class Engine:
         flags: list[tuple[int, bytes]] = []
         render, original_text = self.ruleset.render, self.contract.original_text
         events, numbers = admitted.events, admitted.lines
-        last = -1
+        last, line, offset = -1, 0, 0
         event_time, ingest_time = "", None
         for hit in hits:
             at = hit[0]
-            line = at if numbers is None else numbers[at]
             if at != last:
-                text, last = original_text(lines.content(line)), at
+                last, line = at, at if numbers is None else numbers[at]
+                offset = lines.offset(line)
+                text = original_text(lines.content(line))
                 event_time, ingest_time = text.event_time, text.ingest_time
                 if len(event_time) > QUOTED_TIME_LENGTH:
                     event_time = _shortened(self._time_of(events[at]))
                 if ingest_time is not None and len(ingest_time) > QUOTED_TIME_LENGTH and self._ingest_of is not None:
                     ingest_time = _shortened(self._ingest_of(events[at]))
-            record = render(hit, events[at], event_time, ingest_time, lines.offset(line))
-            flags.append((line, record))
+            flags.append((line, render(hit, events[at], event_time, ingest_time, offset)))
         if self.ruleset.only_flags:
             return None, flags
         projections = self.ruleset.projections
@@ -284,11 +284,8 @@ class _Lines:
         return offset
 
     def content(self, line: int) -> bytes:
-        """Return what of the line was decoded: without the byte order mark and the carriage return."""
-        raw = self.raw(line)
-        if line == 0 and self._block.offset == 0:
-            raw = raw.removeprefix(BOM)
-        return raw.removesuffix(b"\r")
+        """Return what of the line was decoded, white space behind it included."""
+        return self.cut[line].removeprefix(BOM) if line == 0 and self._block.offset == 0 else self.cut[line]
 
     def halt(self, line: int, fault: LineFault, segment: str) -> Halt:
         """Return the halt at `line`."""

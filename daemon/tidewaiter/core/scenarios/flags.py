@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -131,45 +130,51 @@ class Form:
 
 
 def make_renderer(form: Form, contract: Contract) -> Render:
-    """Return ``render(hit, event, event_time_text, ingest_time_text, offset)`` for the flags of one outcome."""
-    constant = form.is_constant
-    threshold = form.threshold_text if constant else ""
-    to_user = f':{form.id}","user_id":'.encode()
-    to_value = f',"rule_name":"{form.id}","metric_value":'.encode()
-    to_threshold = f',"threshold":{threshold}'.encode()
-    to_event = f',"window":{form.window},"event_id":'.encode()
-    to_metrics = (
-        f',"scenario_version":{form.version},"severity":"{form.severity}","typology":"{form.typology}",'
-        f'"parameters":{form.parameters},"metrics":{{'
-    ).encode()
-    digest = f',"scenario_digest":"{form.digest}"'.encode()
-    end = digest + b"}\n"
-    ids = attrgetter(contract.attribute(contract.id_field), contract.attribute(form.subject))
-    number = _writer(form.measure)
-    metrics = _metrics_writer(form.metrics)
-    to_offset, more = b'},"offset":', _more_writer(form)
+    """Return ``render(hit, event, event_time_text, ingest_time_text, offset)`` for the flags of one outcome.
 
-    def render(hit: Hit, event: Any, event_time: str, ingest_time: str | None, offset: int) -> bytes:  # noqa: ANN401 - a compiled Struct
-        event_id, subject = ids(event)
-        quoted = encode(event_id)
-        time = encode(event_time)
-        # joining bytes is the quickest way: three times as quick as formatting whole numbers into them
-        return b"".join((
-            b'{"flag_id":', quoted[:-1], to_user, encode(subject), to_value, number(hit[2]),
-            to_threshold, b"" if constant else number(hit[3]), to_event, quoted,
-            b',"event_time":', time, b',"ingest_time":', time if ingest_time == event_time else encode(ingest_time),
-            to_metrics, metrics(hit) if metrics else b"", more(hit) if more else to_offset, encode(offset), end,
-        ))  # fmt: skip
+    The function is written for the outcome and compiled: most of a flag is constant, and joining bytes is the quickest
+    way (three times as quick as formatting whole numbers into them). What the ruleset says gets into its text only as
+    the literals that `repr` makes of bytes.
+    """
+    names: dict[str, Any] = {"encode": encode, "join": b"".join, "until": lambda hit: utc_text(hit[-1]).encode()}
+    names["more"] = more = _more_writer(form)
 
-    if not form.suppressed:
-        return render
-    cut = len(b"}\n")
+    def value(kind: Type, hit: str, name: str) -> str:
+        names[name] = _writer(kind)
+        return f"{name}({hit})"
 
-    def render_suppressed(hit: Hit, event: Any, event_time: str, ingest_time: str | None, offset: int) -> bytes:  # noqa: ANN401 - a compiled Struct
-        line = render(hit, event, event_time, ingest_time, offset)
-        return b'%b,"suppressed_until":"%b"}\n' % (line[:-cut], utc_text(hit[-1]).encode())
+    threshold = [] if form.is_constant else [value(form.measure, "hit[3]", "threshold")]
+    metrics: list[str] = []
+    for place, (name, kind, _) in enumerate(form.metrics):
+        metrics += [_literal(f"{',' if place else ''}{_quoted(name)}:")]
+        metrics += [value(kind, f"hit[{FIRST_METRIC + place}]", f"metric_{place}")]
+    pieces = [
+        _literal('{"flag_id":'), "quoted[:-1]", _literal(f':{form.id}","user_id":'),
+        f"encode(event.{contract.attribute(form.subject)})", _literal(f',"rule_name":"{form.id}","metric_value":'),
+        value(form.measure, "hit[2]", "measure"),
+        _literal(f',"threshold":{form.threshold_text if form.is_constant else ""}'), *threshold,
+        _literal(f',"window":{form.window},"event_id":'), "quoted", _literal(',"event_time":'), "time",
+        _literal(',"ingest_time":'), "time if ingest_time == event_time else encode(ingest_time)",
+        _literal(f',"scenario_version":{form.version},"severity":"{form.severity}","typology":"{form.typology}",'
+                 f'"parameters":{form.parameters},"metrics":{{'), *metrics, _literal("}"),
+        *(["more(hit)"] if more else []), _literal(',"offset":'), "encode(offset)",
+        _literal(f',"scenario_digest":"{form.digest}"'),
+        *([_literal(',"suppressed_until":"'), "until(hit)", _literal('"')] if form.suppressed else []),
+        _literal("}\n"),
+    ]  # fmt: skip
+    source = f"""
+def render(hit, event, event_time, ingest_time, offset):
+    quoted = encode(event.{contract.attribute(contract.id_field)})
+    time = encode(event_time)
+    return join(({", ".join(pieces)}))
+"""
+    exec(compile(source, f"<flags of {form.id}>", "exec"), names)  # noqa: S102 - see above
+    render: Render = names["render"]
+    return render
 
-    return render_suppressed
+
+def _literal(text: str) -> str:
+    return repr(text.encode())
 
 
 def _quoted(text: str) -> str:
@@ -198,18 +203,6 @@ def _writer(kind: Type) -> Write:
     return write
 
 
-def _metrics_writer(metrics: Sequence[tuple[str, Type, int]]) -> Tail | None:
-    if not metrics:
-        return None
-    labels = [f"{',' if place else ''}{_quoted(name)}:".encode() for place, (name, _, _) in enumerate(metrics)]
-    writers = [_writer(kind) for _, kind, _ in metrics]
-    if len(labels) == 1:
-        first, write_first = labels[0], writers[0]
-        return lambda hit: first + write_first(hit[FIRST_METRIC])
-    steps = list(zip(range(FIRST_METRIC, FIRST_METRIC + len(labels)), labels, writers, strict=True))
-    return lambda hit: b"".join([part for place, label, write in steps for part in (label, write(hit[place]))])
-
-
 def _more_writer(form: Form) -> Tail | None:
     """Return what writes everything from the end of the metrics to the offset, None where there is nothing more."""
     parts: list[Tail] = []
@@ -225,7 +218,7 @@ def _more_writer(form: Form) -> Tail | None:
         parts.append(_score_writer(form.bands, place + form.told))
     if not parts:
         return None
-    return lambda hit: b"}" + b"".join([part(hit) for part in parts]) + b',"offset":'
+    return lambda hit: b"".join([part(hit) for part in parts])
 
 
 def _fixed(text: str) -> Tail:

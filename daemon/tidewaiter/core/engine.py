@@ -15,7 +15,7 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 from collections import Counter
-from itertools import repeat
+from itertools import accumulate, repeat
 from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING, Final
 
@@ -175,13 +175,15 @@ class Engine:
         flags: list[tuple[int, bytes]] = []
         render, original_text = self.ruleset.render, self.contract.original_text
         events, numbers = admitted.events, admitted.lines
+        # all of them at once, where many are asked for
+        offset_of = lines.offsets().__getitem__ if len(hits) * 6 > len(lines.cut) else lines.offset
         last, line, offset = -1, 0, 0
         event_time, ingest_time = "", None
         for hit in hits:
             at = hit[0]
             if at != last:
                 last, line = at, at if numbers is None else numbers[at]
-                offset = lines.offset(line)
+                offset = offset_of(line)
                 text = original_text(lines.content(line))
                 event_time, ingest_time = text.event_time, text.ingest_time
                 if len(event_time) > QUOTED_TIME_LENGTH:
@@ -282,6 +284,10 @@ class _Lines:
             offset += sum(map(len, self.cut[last:line]))
             self._last = (line, offset)
         return offset
+
+    def offsets(self) -> list[int]:
+        """Return the global offsets of the first bytes of all lines, and of what follows."""
+        return list(accumulate(map(len, self.cut), initial=self.base))
 
     def content(self, line: int) -> bytes:
         """Return what of the line was decoded, white space behind it included."""

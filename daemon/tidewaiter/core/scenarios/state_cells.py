@@ -189,11 +189,13 @@ class Generations(Keyed):
         """Free dropped keys, and drop idle ones of a small cell."""
         seen = 0
         while self._dead and seen < budget:
-            if len(self._dead[0]) <= budget - seen:
+            dead = self._dead[0]
+            if len(dead) <= budget - seen:
                 seen += len(self._dead.pop(0))
             else:
-                self._dead[0].popitem()
-                seen += 1
+                for _ in range(budget - seen):
+                    dead.popitem()
+                seen = budget
         if seen >= budget:
             return seen
         if effective > self.deadline:

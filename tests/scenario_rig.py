@@ -31,10 +31,10 @@ account = {{ type = "string", min_length = 1, max_length = 64 }}
 
 
 def lower_limits(monkeypatch: pytest.MonkeyPatch, *, chunk_keys: int) -> None:
-    """Let small tests turn generations, fill deques, and split a snapshot into chunks of `chunk_keys` keys."""
+    """Let small tests turn generations, trim lists, and split a snapshot into chunks of `chunk_keys` keys."""
     monkeypatch.setattr(state_cells, "SMALL", 1)
     monkeypatch.setattr(state_cells, "PURGE_WINDOWS", 1)
     monkeypatch.setattr(state_cells, "CHUNK_KEYS", chunk_keys)
     for module in (state_windows, generating_metrics):
         monkeypatch.setattr(module, "LIST_LIMIT", 3)
-        monkeypatch.setattr(module, "SPARE", 7)
+        monkeypatch.setattr(module, "SPARE", 3)

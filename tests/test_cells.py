@@ -6,7 +6,8 @@ Whatever happens in between: sweeps at any time, snapshots at any cut, rules loa
 from __future__ import annotations
 
 import datetime as dt
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
@@ -17,7 +18,7 @@ from scenario_rig import account_contract, lower_limits
 from tidewaiter.core.scenarios import FrozenState, Ruleset, RuleState, load_ruleset, state_cells
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 CONTRACT: Final = account_contract(
     "cells",
@@ -193,7 +194,7 @@ def columns(ruleset: Ruleset, rows: Sequence[Row]) -> tuple[Any, ...]:
 
 @pytest.fixture(params=["as shipped", "tiny limits"], autouse=True)
 def limits(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All of it once more with limits so low that small tests turn generations, fill deques and split chunks."""
+    """All of it once more with limits so low that small tests turn generations, trim lists and split chunks."""
     if request.param == "tiny limits":
         lower_limits(monkeypatch, chunk_keys=1)
 
@@ -238,6 +239,77 @@ def test_every_metric_has_the_value_of_a_rescan() -> None:
         ]
 
     check()
+
+
+def load_together(named: Mapping[str, Metric]) -> Ruleset:
+    """Return a ruleset in which each metric has a scenario of its name that shows it at every event."""
+    text = "ruleset = 'r'\nversion = 1\ncontract = 'cells/1'\n[metric]\n"
+    text += "".join(f"{name} = {{ {metric.written()} }}\n" for name, metric in named.items())
+    for name in named:
+        text += f"[scenario.{name}]\ntypology = 't'\nversion = 1\nseverity = 'low'\nwhen = '{name} == 0 or true'\n"
+        text += "measure = 'amount'\nthreshold = '0'\n"
+    return load_ruleset(text.encode(), "r.toml", CONTRACT)
+
+
+def test_metrics_that_share_records_have_the_value_of_a_rescan() -> None:
+    """The same, with several metrics in a ruleset, and another ruleset in force now and then that groups them anew."""
+    seen = Counter[str]()
+    deeds = st.sampled_from(("none", "none", "sweep", "snapshot", "adopt"))
+    fns = {"count": None, "sum": "amount", "distinct": "points", "max": "amount"}
+    some = st.builds(
+        lambda fn, window, offset, cap, **more: Metric(
+            fn, fns[fn], window=window, offset=offset * (fn in {"count", "sum"}),
+            cap=cap * (fn in {"count", "distinct"}), **more,
+        ),
+        fn=st.sampled_from(list(fns)), window=st.sampled_from([3, 5, 10]), offset=st.sampled_from([0, 0, 3]),
+        cap=st.sampled_from([0, 0, 1, 2, 3, 5]), where=st.booleans(),
+        by=st.sampled_from([("account",), ("account",), ("party",), ("account", "branch")]),
+    )  # fmt: skip
+
+    @settings(max_examples=250, deadline=None)
+    @given(st.lists(some, min_size=2, max_size=5), histories(), st.data())
+    def check(drawn: list[Metric], rows: list[Row], data: st.DataObject) -> None:
+        named = {f"m{number}": metric for number, metric in enumerate(drawn)}
+        more = {"widest": Metric("count", None, ("account",), 20), **dict(reversed(named.items()))}
+        ruleset, other = load_together(named), load_together(more)
+        seen.update(other.plan.cells[cell].kind for each in other.plan.records for cell in each.cells)
+        state = ruleset.new_state()
+        evaluate = ruleset.bind(state)
+        for now, row in enumerate(rows):
+            values = {ruleset.outcomes[hit[1]].id: hit[4] for hit in evaluate(*columns(ruleset, [row]))}
+            values.pop("widest", None)
+            assert values == {name: brute_force(metric, rows, now, 0) for name, metric in named.items()}
+            deed = data.draw(deeds)
+            if deed == "sweep":
+                budget = data.draw(st.integers(0, 5))
+                assert state.sweep(row.time, budget) <= budget
+            elif deed == "snapshot":
+                state = restored(state, ruleset, row)
+                evaluate = ruleset.bind(state)
+            elif deed == "adopt":
+                ruleset, other = other, ruleset
+                state, _ = ruleset.adopt_state(state)
+                evaluate = ruleset.bind(state)
+
+    check()
+    assert min(seen[kind] for kind in ("count", "sum", "distinct", "shifted")) > 20, seen
+
+
+def test_a_record_is_kept_no_longer_than_its_longest_metric_keeps_a_key() -> None:
+    """A metric joins a record only where one that reaches as far sees all of its events."""
+    often = Metric("count", None, ("account",), 5)
+    rarely = Metric("sum", "amount", ("account",), 10, where=True)
+    assert load_together({"often": often, "rarely": rarely}).plan.records == ()
+    assert load_together({"often": often, "rarely": replace(rarely, where=False)}).plan.records != ()
+    ruleset = load_together({"far": replace(often, window=10), "rarely": replace(rarely, window=5)})
+    state = ruleset.new_state()
+    evaluate = ruleset.bind(state)
+    for at in (0, 11, 22):
+        evaluate(*many(ruleset, 3000, at))
+    assert state.keys() == 6000
+    for at in (33, 44, 55):
+        evaluate(*columns(ruleset, [Row(at, "other", "s", "p", 1, 1, True)]))
+    assert state.keys() == 2
 
 
 IDLE: Final = {

@@ -14,7 +14,7 @@ lie so far from the ends of the calendar that no window reaches them).
 from __future__ import annotations
 
 from bisect import bisect
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
@@ -40,7 +40,6 @@ _BUILTINS: Final[dict[str, Any]] = {
     "list": list,
     "tuple": tuple,
     "dict": dict,
-    "deque": deque,
     "OrderedDict": OrderedDict,
     "datetime": datetime,
     "timedelta": timedelta,
@@ -173,6 +172,7 @@ class _Writer:
     # -- blocks --------------------------------------------------------------------------------------------------------
 
     def block(self, page: Page, block: Block) -> None:
+        self.metrics.records.begin_block(guarded=bool(block.guard))
         around = 0 if len(block.guard) == 1 else AND
         tests = [self.terms.condition(part, around=around) for part in block.guard]
         with page.under(f"if {' and '.join(tests)}:" if tests else ""):

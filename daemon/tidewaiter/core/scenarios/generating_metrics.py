@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tidewaiter.core.scenarios.generating_records import Records
 from tidewaiter.core.scenarios.planning import MetricStep
 from tidewaiter.core.scenarios.planning_digests import is_optional
 from tidewaiter.core.scenarios.state_windows import LIST_LIMIT, SPARE
@@ -33,6 +34,7 @@ class MetricWriter:
         self.plan, self.terms = plan, terms
         self.steps: dict[int, MetricStep] = {}
         self.keys: dict[int, frozenset[str]] = {}  # of the blocks they stand in
+        self.records = Records(plan)
         for block in plan.blocks:
             for step in block.steps:
                 if isinstance(step, MetricStep):
@@ -44,8 +46,7 @@ class MetricWriter:
         """Write what is looked up once for each call."""
         spec = self.plan.cells[cell]
         if spec.kind in _WINDOWS:
-            page.put(f"young{cell}, w{cell} = c{cell}.young, c{cell}.reach")
-            page.put(f"young_get{cell}, old_get{cell} = young{cell}.get, c{cell}.old.get")
+            self.records.locals(page, cell)
             if spec.kind == "shifted":
                 page.put(f"o{cell}, known{cell} = c{cell}.offset, c{cell}.known")
         elif spec.kind in _HELD:
@@ -58,6 +59,8 @@ class MetricWriter:
             page.put(f"known{cell} = c{cell}.known")
         if self.steps[cell].lazy:
             page.put(f"read{cell} = c{cell}.read")
+            if self.records.place(cell):
+                page.put(f"value{cell} = c{cell}.value")
 
     def midnight(self, page: Page, cells: list[int]) -> None:
         """Write what happens when the day of the calendar-day metrics ends."""
@@ -86,33 +89,44 @@ class MetricWriter:
         cell, metric = step.cell, step.metric
         spec = self.plan.cells[cell]
         page.put(f"# {spec.label}, line {metric.line}")
-        key = self.key(page, step)
+        target = self.records.here(cell)
+        key = "" if target else self.key(page, step)
         value = self.simple(page, self.terms.field(metric.field), "x") if metric.field is not None else "0"
+        if spec.kind in _WINDOWS:
+            self.window(page, step, key, value)
+        elif spec.kind == "since":
+            _since(page, cell, key, spec)
+        elif spec.kind == "kept":
+            page.put(f"held{cell}[{key}] = n{cell} = {value}")
+        elif spec.kind == "day":
+            _day(page, cell, key, value, spec)
+        else:
+            page.put(f"n{cell} = add{cell}({key}, t, {value})")
+
+    def window(self, page: Page, step: MetricStep, key: str, value: str) -> None:
+        """Write how the event at hand is added to a metric over a window; `key` may be "" where its record is found."""
+        cell, spec = step.cell, self.plan.cells[step.cell]
+        if self.records.place(cell):
+            target = self.records.make_sure(page, cell, key, lasting=True)
+            if spec.kind != "latest":
+                page.put(f"v = {target}")
+        else:
+            target = f"young{cell}[{key}]"
+            if spec.kind != "latest":
+                self.find(page, cell, key, moved="v is not None" if spec.kind == "count" else "v.__class__ is list")
         match spec.kind:
             case "count":
-                self.find(page, cell, key, moved="v is not None")
-                _count(page, cell, key, spec.cap)
+                _count(page, cell, target, spec.cap)
             case "sum":
-                self.find(page, cell, key)
-                _sum(page, cell, key, value)
+                _sum(page, cell, target, value)
             case "distinct":
-                self.find(page, cell, key)
-                _distinct(page, cell, key, value, spec.cap)
-            case "shifted":
-                self.find(page, cell, key)
-                _shifted(page, cell, key, value, spec)
+                _distinct(page, cell, target, value, spec.cap)
             case "latest":
-                page.put(f"young{cell}[{key}] = (t, {value})", f"n{cell} = {value}")
-            case "since":
-                _since(page, cell, key, spec)
-            case "kept":
-                page.put(f"held{cell}[{key}] = n{cell} = {value}")
-            case "day":
-                _day(page, cell, key, value, spec)
+                page.put(f"{target} = (t, {value})", f"n{cell} = {value}")
             case _:
-                page.put(f"n{cell} = add{cell}({key}, t, {value})")
+                _shifted(page, cell, target, value, spec)
 
-    def find(self, page: Page, cell: int, key: str, *, moved: str = "v.__class__ is list") -> None:
+    def find(self, page: Page, cell: int, key: str, *, moved: str) -> None:
         """Write how what is held of a key is found: in the young half, else in the old one.
 
         What is `moved` becomes young at once; the rest is put there anew in any case.
@@ -135,84 +149,89 @@ class MetricWriter:
         absent = [
             f"{self.terms.field(name)} is None" for name in step.metric.by if is_optional(self.terms.contract, name)
         ]
-        text = f"read{cell}({key}, t)"
+        here = self.records.here(cell)
+        text = f"value{cell}({here}, t)" if here else f"read{cell}({key}, t)"
         with page.under(f"if n{cell} is ...:"):
             page.put(f"n{cell} = None if {' or '.join(absent)} else {text}" if absent else f"n{cell} = {text}")
 
 
-def _count(page: Page, cell: int, key: str, cap: int) -> None:
-    n, young, w = f"n{cell}", f"young{cell}", f"w{cell}"
+def _count(page: Page, cell: int, target: str, cap: int) -> None:
+    n, w = f"n{cell}", f"w{cell}"
     page.put(
         "if v is None:",
-        f"    {young}[{key}] = t",
+        f"    {target} = t",
         f"    {n} = 1",
     )
     if cap == 1:
-        page.put("else:", f"    {young}[{key}] = t", f"    {n} = 1")
+        page.put("else:", f"    {target} = t", f"    {n} = 1")
         return
     page.put(
         "elif v.__class__ is datetime:",
         f"    if t - v > {w}:",
-        f"        {young}[{key}] = t",
+        f"        {target} = t",
         f"        {n} = 1",
         "    else:",
-        f"        {young}[{key}] = (v, t)",
+        f"        {target} = (v, t)",
         f"        {n} = 2",
         "elif v.__class__ is tuple:",
         "    first, second = v",
         f"    if t - second > {w}:",
-        f"        {young}[{key}] = t",
+        f"        {target} = t",
         f"        {n} = 1",
         f"    elif t - first > {w}:",
-        f"        {young}[{key}] = (second, t)",
+        f"        {target} = (second, t)",
         f"        {n} = 2",
         "    else:",
     )
     if cap == 2:  # noqa: PLR2004 - the newest two
-        page.put(f"        {young}[{key}] = (second, t)", f"        {n} = 2")
+        page.put(f"        {target} = (second, t)", f"        {n} = 2")
         return
     page.put(
-        f"        {young}[{key}] = [first, second, t]",
+        f"        {target} = [1, first, second, t]",
         f"        {n} = 3",
         "else:",
         "    v.append(t)",
-        f"    while t - v[0] > {w}:",
-        "        del v[0]",
-        f"    {n} = len(v)",
-    )
-    if cap:
-        page.put(f"    if {n} > {cap}:", "        del v[0]", f"        {n} = {cap}")
-    page.put(
-        f"    if {n} > {LIST_LIMIT} and v.__class__ is list:",
-        f"        {young}[{key}] = deque(v)",
+        "    j = v[0]",
+        f"    if t - v[j] > {w}{f' or len(v) - j > {cap}' if cap else ''}:",
+        "        j += 1",
+        f"        while t - v[j] > {w}:",
+        "            j += 1",
+        f"        if j > {SPARE} and j + j > len(v):",
+        "            del v[1:j]",
+        "            j = 1",
+        "        v[0] = j",
+        f"    {n} = len(v) - j",
     )
 
 
-def _sum(page: Page, cell: int, key: str, value: str) -> None:
-    n, young, w = f"n{cell}", f"young{cell}", f"w{cell}"
+def _sum(page: Page, cell: int, target: str, value: str) -> None:
+    n, w = f"n{cell}", f"w{cell}"
     page.put(
         "if v is None:",
-        f"    {young}[{key}] = (t, {value})",
+        f"    {target} = (t, {value})",
         f"    {n} = {value}",
         "elif v.__class__ is tuple:",
         "    first, d = v",
         f"    if t - first > {w}:",
-        f"        {young}[{key}] = (t, {value})",
+        f"        {target} = (t, {value})",
         f"        {n} = {value}",
         "    else:",
         f"        {n} = d + {value}",
-        f"        {young}[{key}] = [{n}, 2, first, d, t, {value}]",
+        f"        {target} = [{n}, 2, first, d, t, {value}]",
         "else:",
-        f"    v += (t, {value})",
+        "    v.append(t)",
+        f"    v.append({value})",
         f"    {n} = v[0] + {value}",
         "    j = v[1]",
         f"    if t - v[j] > {w}:",
+        f"        {n} -= v[j + 1]",
+        "        j += 2",
         f"        while t - v[j] > {w}:",
         f"            {n} -= v[j + 1]",
         "            j += 2",
         "        if j + 2 == len(v):",
-        f"            {young}[{key}] = (t, {value})",
-        f"        elif len(v) < {SPARE} or j + j > len(v):",
+        f"            {target} = (t, {value})",
+        f"        elif j > {SPARE} and j + j > len(v):",
         "            del v[2:j]",
         "            j = 2",
         "        v[1] = j",
@@ -220,22 +239,22 @@ def _sum(page: Page, cell: int, key: str, value: str) -> None:
     )
 
 
-def _distinct(page: Page, cell: int, key: str, value: str, cap: int) -> None:
-    n, young, w = f"n{cell}", f"young{cell}", f"w{cell}"
+def _distinct(page: Page, cell: int, target: str, value: str, cap: int) -> None:
+    n, w = f"n{cell}", f"w{cell}"
     if cap == 1:
-        page.put(f"{young}[{key}] = (t, {value})", f"{n} = 1")
+        page.put(f"{target} = (t, {value})", f"{n} = 1")
         return
     page.put(
         "if v is None:",
-        f"    {young}[{key}] = (t, {value})",
+        f"    {target} = (t, {value})",
         f"    {n} = 1",
         "elif v.__class__ is tuple:",
         "    first, d = v",
         f"    if d == {value} or t - first > {w}:",
-        f"        {young}[{key}] = (t, {value})",
+        f"        {target} = (t, {value})",
         f"        {n} = 1",
         "    else:",
-        f"        {young}[{key}] = [first, {{d: first, {value}: t}}]",
+        f"        {target} = [first, {{d: first, {value}: t}}]",
         f"        {n} = 2",
         "else:",
         "    d = v[1]",
@@ -246,43 +265,47 @@ def _distinct(page: Page, cell: int, key: str, value: str, cap: int) -> None:
         f"        drop{cell}(v, t)",
         f"    {n} = len(d)",
         f"    if {n} == 1:",
-        f"        {young}[{key}] = (t, {value})",
+        f"        {target} = (t, {value})",
         f"    elif {n} > {LIST_LIMIT} and d.__class__ is dict:",
         "        v[1] = OrderedDict(d)",
     )
 
 
-def _shifted(page: Page, cell: int, key: str, value: str, spec: CellSpec) -> None:
+def _shifted(page: Page, cell: int, target: str, value: str, spec: CellSpec) -> None:
     n, counted, summed = f"n{cell}", spec.fn == "count", spec.fn == "sum"
     step = 1 if counted else 2
     page.put(
         "if v is None:",
-        f"    young{cell}[{key}] = v = [0, 3, 3, t{'' if counted else ', ' + value}]",
+        f"    {target} = v = [0, 3, 3, t{'' if counted else ', ' + value}]",
         "else:",
-        "    v.append(t)" if counted else f"    v += (t, {value})",
+        "    v.append(t)",
+        *([] if counted else [f"    v.append({value})"]),
         "j = v[2]",
         f"if t - v[j] > o{cell}:",
         f"    while t - v[j] > o{cell}:",
         *(["        v[0] += v[j + 1]"] if summed else []),
         f"        j += {step}",
         "    v[2] = j",
-        "first = v[1]",
-        f"if t - v[first] > w{cell}:",
-        f"    while t - v[first] > w{cell}:",
-        *(["        v[0] -= v[first + 1]"] if summed else []),
-        f"        first += {step}",
-        f"    if len(v) < {SPARE} or first + first > len(v):",
-        "        del v[3:first]",
-        "        j += 3 - first",
-        "        first = 3",
-        "        v[2] = j",
-        "    v[1] = first",
+        f"if t < known{cell}:",
+        f"    {n} = None  # and nothing can have left the window",
+        "else:",
+        "    first = v[1]",
+        f"    if t - v[first] > w{cell}:",
+        f"        while t - v[first] > w{cell}:",
+        *(["            v[0] -= v[first + 1]"] if summed else []),
+        f"            first += {step}",
+        f"        if first > {SPARE} and first + first > len(v):",
+        "            del v[3:first]",
+        "            j += 3 - first",
+        "            first = 3",
+        "            v[2] = j",
+        "        v[1] = first",
     )
     if counted:
-        result = "j - first" if not spec.cap else f"(j - first if j - first < {spec.cap} else {spec.cap})"
-        page.put(f"{n} = None if t < known{cell} else {result}")
+        result = "j - first" if not spec.cap else f"j - first if j - first < {spec.cap} else {spec.cap}"
+        page.put(f"    {n} = {result}")
     else:
-        page.put(f"{n} = None if j == first or t < known{cell} else v[{'0' if summed else 'j - 1'}]")
+        page.put(f"    {n} = None if j == first else v[{'0' if summed else 'j - 1'}]")
 
 
 def _since(page: Page, cell: int, key: str, spec: CellSpec) -> None:

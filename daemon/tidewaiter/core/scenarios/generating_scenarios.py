@@ -53,6 +53,7 @@ class ScenarioWriter:
     def __init__(self, plan: Plan, terms: Terms, metrics: MetricWriter) -> None:
         """Write nothing yet."""
         self.plan, self.terms, self.metrics = plan, terms, metrics
+        self.records = metrics.records
         self.lost: dict[int, str] = {}  # scenarios that may be undecided, with their ids
         self.muted: dict[int, str] = {}  # scenarios and typologies that may be held back without a trace
         self.direct = False  # whether the condition of the scenario at hand is one plain test
@@ -61,9 +62,11 @@ class ScenarioWriter:
 
     def locals(self, page: Page, cell: int) -> None:
         """Write what is looked up once for each call."""
-        if self.plan.cells[cell].kind in ("cooldown", "after"):
-            page.put(f"young{cell}, old{cell}, w{cell} = c{cell}.young, c{cell}.old, c{cell}.reach")
-            page.put(f"young_get{cell}, old_get{cell} = young{cell}.get, old{cell}.get")
+        kind = self.plan.cells[cell].kind
+        if kind in ("cooldown", "after"):
+            self.records.locals(page, cell)
+            if kind == "after" and not self.records.place(cell):
+                page.put(f"old{cell} = c{cell}.shelf.old")
         else:
             page.put(f"latched{cell} = c{cell}.latched")
 
@@ -148,12 +151,12 @@ class ScenarioWriter:
             stages = _Stages(self, page, ready, stack)
             for part in cheap + own_fields:
                 stages.test(part)
-            if scenario.after is not None:
+            if scenario.after is not None and step.after is not None:
                 after = scenario.after
                 self.terms.candidate, self.terms.candidate_fields = f"a{step.after}", after.fields
                 stages.close()
                 key = self.terms.field(after.by)
-                page.put(f"a{step.after} = young_get{step.after}({key}) or old_get{step.after}({key})")
+                self.records.peek(page, step.after, key, f"a{step.after}")
                 stages.tests.append(f"a{step.after} is not None and t - a{step.after}[0] <= w{step.after}")
             for place, part in enumerate(others):
                 stages.test(part, others[place:])
@@ -195,9 +198,13 @@ class ScenarioWriter:
         variant = scenario.variants[number]
         if index in self.plan.counted or (step.latch is not None and not self.direct):
             page.put(f"h{index} = True")
-        if scenario.after is not None and not scenario.after.reuse:
+        if scenario.after is not None and step.after is not None and not scenario.after.reuse:
             key = self.terms.field(scenario.after.by)
-            page.put(f"young{step.after}.pop({key}, None)", f"old{step.after}.pop({key}, None)")
+            place = self.records.place(step.after)
+            if place:
+                page.put(f"{place} = None")
+            else:
+                page.put(f"young{step.after}.pop({key}, None)", f"old{step.after}.pop({key}, None)")
         if index in self.plan.scored:
             self.score(page, index, variant.score_value or variant.measure, ready)
         shown = [self.shown(key) for key in variant.metrics]
@@ -240,10 +247,15 @@ class ScenarioWriter:
         if cooldown is None:
             page.put(f"emit((i, {hit.outcome}, {values}))")
         else:
+            target = f"young{cooldown}[{subject}]"
+            if self.records.place(cooldown):
+                target = self.records.make_sure(page, cooldown, subject, lasting=False)
+                page.put(f"v = {target}")
+            else:
+                self.records.peek(page, cooldown, subject, "v")
             page.put(
-                f"v = young_get{cooldown}({subject}) or old_get{cooldown}({subject})",
                 "if v is None or t >= v:",
-                f"    young{cooldown}[{subject}] = t + w{cooldown}",
+                f"    {target} = t + w{cooldown}",
                 f"    emit((i, {hit.outcome}, {values}))",
                 "else:",
             )
@@ -264,7 +276,10 @@ class ScenarioWriter:
             return
         values = "".join(f", {self.terms.field(name)}" for name in after.fields)
         page.put(f"# after of scenario {step.scenario.decl.id}, line {step.scenario.line}")
-        page.put(f"young{step.cell}[{self.terms.field(after.by)}] = (t{values or ','})")
+        key, target = self.terms.field(after.by), ""
+        if self.records.place(step.cell):
+            target = self.records.make_sure(page, step.cell, key, lasting=True)
+        page.put(f"{target or f'young{step.cell}[{key}]'} = (t{values or ','})")
 
     def typology(self, page: Page, step: TypologyStep) -> None:
         """Write one typology; one of its scenarios is known to hold."""

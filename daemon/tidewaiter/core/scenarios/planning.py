@@ -18,12 +18,13 @@ from tidewaiter.core.scenarios.state_cells import CellSpec
 from tidewaiter.core.scenarios.terms import BOOLEAN, Term
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator, Sequence
 
     from tidewaiter.core.contract import Contract
     from tidewaiter.core.scenarios.model import Checked, CheckedScenario, CheckedTypology, Metric, Variant
 
 PRESENT: Final = "present"  # a condition beside those of the language: the field `value` is not absent
+RECORDED: Final = ("count", "sum", "distinct", "latest", "shifted", "cooldown", "after")  # kinds that may share a shelf
 
 
 @dataclass
@@ -101,6 +102,14 @@ class Outcome:
 
 
 @dataclass(frozen=True)
+class Record:
+    """Cells that share a shelf (see `state_cells`), all of them by the same fields."""
+
+    by: tuple[str, ...]
+    cells: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Plan:
     """A ruleset ready to be generated."""
 
@@ -114,6 +123,7 @@ class Plan:
     index_of: dict[str, int]  # scenario id -> index
     outcomes: tuple[Outcome, ...]
     money_columns: tuple[str, ...]
+    records: tuple[Record, ...] = ()
 
     def key(self, parts: Iterable[Term]) -> frozenset[str]:
         """Return conjuncts in canonical form, derived fields taken for what they stand for."""
@@ -167,6 +177,7 @@ class _Planner:
             index_of=self.index_of,
             outcomes=tuple(self.outcomes),
             money_columns=self.money_columns(),
+            records=shared_records(self.cells, self.blocks),
         )
 
     def money_columns(self) -> tuple[str, ...]:
@@ -354,6 +365,45 @@ def scenario_terms(scenario: CheckedScenario) -> list[Term]:
         terms += [variant.population, variant.when, variant.measure, variant.threshold, variant.score_value]
         terms += [piece for piece in variant.reason if isinstance(piece, Term)]
     return [term for term in terms if term is not None]
+
+
+def shared_records(cells: Sequence[CellSpec], blocks: Iterable[Block]) -> tuple[Record, ...]:
+    """Return which cells keep what they know of a key in one record, where at least two do.
+
+    No key is kept for longer than without: the cell with the longest reach must keep something at every event at which
+    any of the others may, for then it would keep the key that long anyway. A cooldown keeps something at hits only.
+    """
+    written = {
+        cell: (by, block.key)
+        for block in blocks
+        for step in block.steps
+        for cell, by in _written(step)
+        if cells[cell].kind in RECORDED
+    }
+    # the longest reach first; of equal ones that which sees the most
+    left = sorted(written, key=lambda cell: (-cells[cell].window - cells[cell].offset, len(written[cell][1]), cell))
+    found = []
+    while left:
+        if cells[left[0]].kind == "cooldown":
+            del left[0]
+            continue
+        by, seen = written[left[0]]
+        together = [cell for cell in left if written[cell][0] == by and written[cell][1] >= seen]
+        left = [cell for cell in left if cell not in together]
+        if len(together) > 1:
+            found.append(Record(by, tuple(sorted(together))))
+    return tuple(found)
+
+
+def _written(step: Step) -> Iterator[tuple[int, tuple[str, ...]]]:
+    """Yield the cells that a step writes or may write, with the fields that their keys are made of."""
+    match step:
+        case MetricStep():
+            yield step.cell, step.metric.by
+        case ScenarioStep() if step.cooldown is not None:
+            yield step.cooldown, (step.scenario.subject,)
+        case StoreStep() if step.scenario.after is not None:
+            yield step.cell, (step.scenario.after.by,)
 
 
 def _kind(metric: Metric) -> str:

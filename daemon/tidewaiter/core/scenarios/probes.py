@@ -18,7 +18,7 @@ from tidewaiter.core.decoding import decode_block
 from tidewaiter.core.scenarios.generating import compile_source, generate_source, list_tests
 from tidewaiter.core.scenarios.model import Variant
 from tidewaiter.core.scenarios.planning import plan_ruleset
-from tidewaiter.core.scenarios.state import RuleState, empty_cell
+from tidewaiter.core.scenarios.state import RuleState, arranged, empty_cell
 from tidewaiter.core.scenarios.terms import BOOLEAN, INTEGER, Term
 from tidewaiter.core.screening import Screening
 
@@ -84,8 +84,12 @@ class Probing:
         self.contract, self.lines, self.events = contract, 0, 0
         self._screening = Screening(contract, going_on, plan.money_columns)
         self._state = RuleState(map(empty_cell, plan.cells))
-        cells = [self._state.cells[spec.digest] for spec in plan.cells]
-        self._evaluate = bind(cells, list_tests(checked.lists, lists), self._state.insufficient, self._state.silenced)
+        self._evaluate = bind(
+            arranged(self._state, plan),
+            list_tests(checked.lists, lists),
+            self._state.insufficient,
+            self._state.silenced,
+        )
 
     def evaluate(self, data: bytes, *, at_start: bool) -> tuple[Admitted, list[Hit]]:
         """Return what was evaluated of whole lines, and the hits. `at_start`: a segment begins with them."""

@@ -18,7 +18,7 @@ from tidewaiter.core.scenarios.flags import Form, Render, longest_flag, longest_
 from tidewaiter.core.scenarios.generating import Hit, compile_source, generate_source, list_tests
 from tidewaiter.core.scenarios.planning import Outcome, Plan, plan_ruleset
 from tidewaiter.core.scenarios.planning_digests import typology_lists
-from tidewaiter.core.scenarios.state import RuleState, empty_cell
+from tidewaiter.core.scenarios.state import RuleState, arranged, empty_cell
 from tidewaiter.core.scenarios.syntax import read_ruleset
 from tidewaiter.core.scenarios.terms import INTEGER, Term
 from tidewaiter.core.toml_source import TomlSource
@@ -168,8 +168,7 @@ class Ruleset:
 
         A money column holds whole minor units. Hits come in the order of the events, then of the file.
         """
-        cells = [state.cells[spec.digest] for spec in self.plan.cells]
-        return self._bind(cells, self._lists, state.insufficient, state.silenced)
+        return self._bind(arranged(state, self.plan), self._lists, state.insufficient, state.silenced)
 
     def take_insufficient(self, state: RuleState) -> dict[str, int]:
         """Return how often each scenario could not be decided since this was last asked, where it could not."""

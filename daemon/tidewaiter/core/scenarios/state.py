@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from tidewaiter.core.errors import IntegrityRefusal
-from tidewaiter.core.scenarios.state_cells import Cell, CellSpec
+from tidewaiter.core.scenarios.state_cells import Cell, CellSpec, Generations, put_together
 from tidewaiter.core.scenarios.state_keyed import DayCell, KeptCell, SinceCell
 from tidewaiter.core.scenarios.state_runs import OffsetCell, RingCell, RunCell
 from tidewaiter.core.scenarios.state_scenarios import AfterCell, CooldownCell, EdgeCell
@@ -22,6 +22,8 @@ from tidewaiter.core.scenarios.state_windows import CountCell, DistinctCell, Lat
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from tidewaiter.core.scenarios.planning import Plan
 
 FORMAT: Final = "tidewaiter.rule-state/2"
 CELLS: Final[dict[str, Callable[[CellSpec], Cell]]] = {
@@ -142,3 +144,16 @@ class FrozenState:
 def empty_cell(spec: CellSpec) -> Cell:
     """Return a cell of the kind that `spec` asks for."""
     return CELLS[spec.kind](spec)
+
+
+def arranged(state: RuleState, plan: Plan) -> list[Cell]:
+    """Return the cells of `state` in the order of the plan, sharing the shelves that it says."""
+    cells = [state.cells[spec.digest] for spec in plan.cells]
+    groups = [[cells[number] for number in record.cells] for record in plan.records]
+    shared = {id(cell) for group in groups for cell in group}
+    groups += [[cell] for cell in cells if id(cell) not in shared]
+    for group in groups:
+        members = [cell for cell in group if isinstance(cell, Generations)]
+        if members:
+            put_together(members)
+    return cells

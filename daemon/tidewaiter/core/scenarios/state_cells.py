@@ -1,16 +1,20 @@
 """What all cells have in common: their specification, how idle keys are forgotten, and how keys go into a snapshot.
 
-Owns: `CellSpec`, the interface `Cell`, and `Generations`, the base of every cell whose keys matter for a limited time.
-Leaves to `state_windows`, `state_runs`, `state_keyed` and `state_scenarios` what is kept for a key, and to `state` the
-whole of it.
+Owns: `CellSpec`, the interface `Cell`, `Generations`, the base of every cell whose keys matter for a limited time, and
+the `Shelf` on which such cells keep them. Leaves to `state_windows`, `state_runs`, `state_keyed` and `state_scenarios`
+what is kept for a key, to `planning` which cells share a shelf, and to `state` the whole of it.
 
 Idle keys go by generations: `young` holds the keys touched since the last turn, `old` those before it. When more than
 `reach` (the window, or whatever else makes a key matter) has passed since a turn, everything in `old` means nothing any
 more and is dropped as a whole. So a key costs memory (and cache) only while it matters; `sweep` frees what was dropped
 bit by bit. Turns happen between evaluations only: no result depends on when, for what is dropped has no effect.
 
+A cell has a shelf of its own, or shares one with others by the same fields: then a key has one record, a list with a
+place for each of the cells (None for nothing), so that an event finds all that is kept for its key with one look, in
+one place of memory. A record matters as long as any of its places does.
+
 Invariants: every time in `old` was effective at or before the last turn; `deadline` is the last turn plus the reach;
-neither turning nor sweeping changes any result. Times never go back.
+neither turning nor sweeping changes any result. Times never go back. A record is the same object in both halves.
 """
 
 from __future__ import annotations
@@ -24,7 +28,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 import msgspec
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterator, Mapping
+    from collections.abc import Hashable, Iterator, Mapping, Sequence
 
 SMALL: Final = 2048  # a cell with so few keys is in the processor's cache anyway and is not turned
 PURGE_WINDOWS: Final = 16  # how often, in windows, the few keys of small cells and latches are looked through
@@ -145,36 +149,27 @@ class Keyed(Cell):
             self.insert(key, self.unpack(packed))
 
 
-class Generations(Keyed):
-    """A cell whose keys matter for `reach` after they were last touched; see the module's head."""
+class Shelf:
+    """What one cell, or several together, keep by key; see the module's head."""
 
-    __slots__ = ("_dead", "_pending", "_purged", "deadline", "old", "reach", "young")
+    __slots__ = ("_dead", "_pending", "_purged", "cells", "deadline", "now", "old", "reach", "young")
 
-    def __init__(self, spec: CellSpec, reach: int) -> None:
-        """`reach` in microseconds."""
-        super().__init__(spec)
-        self.reach = timedelta(microseconds=reach)
+    def __init__(self, *cells: Generations) -> None:
+        """Hold nothing yet. With one cell, what stands under a key is its own; with several, a record."""
+        self.cells = cells
+        self.reach = max(cell.reach for cell in cells)
         self.young: dict[Any, Any] = {}
         self.old: dict[Any, Any] = {}
-        self.deadline = BEGINNING
+        self.deadline = self.now = BEGINNING  # `now`: when the newest batch began
         self._dead: list[dict[Any, Any]] = []
         self._pending: list[Any] = []
         self._purged = BEGINNING
 
-    @abstractmethod
-    def touched(self, held: Any) -> datetime:  # noqa: ANN401 - each cell its own
-        """Return the time from which on the reach of `held` is counted."""
-
-    def copied(self, held: dict[Any, Any]) -> dict[Any, Any]:
-        """Return `held`, a dictionary of its own, with what can change in it replaced by copies."""
-        return held
-
     def begin(self, time: datetime) -> None:
         """Begin a new generation at `time` if it is past the deadline."""
+        self.now = time
         if time > self.deadline:
             self._turn(time)
-        if self.start is None:
-            self.start = time
 
     def _turn(self, time: datetime) -> None:
         if self.old:
@@ -185,8 +180,8 @@ class Generations(Keyed):
             self.old, self.young, self._pending = self.young, {}, []
         self.deadline = later(time, self.reach)
 
-    def sweep(self, effective: datetime, budget: int, cells: Mapping[str, Cell]) -> int:  # noqa: ARG002 - its own suffice
-        """Free dropped keys, and drop idle ones of a small cell."""
+    def sweep(self, effective: datetime, budget: int) -> int:
+        """Free dropped keys, and drop idle ones if there are few; return how many were looked at."""
         seen = 0
         while self._dead and seen < budget:
             dead = self._dead[0]
@@ -202,19 +197,74 @@ class Generations(Keyed):
             self._turn(effective)
         if not self._pending and len(self.young) <= SMALL and effective - self._purged > PURGE_WINDOWS * self.reach:
             self._purged, self._pending = effective, list(self.young)
-        young = self.young
+        young, touched = self.young, self.cells[0].touched if len(self.cells) == 1 else self._touched
         while self._pending and seen < budget:
             key = self._pending.pop()
             held = young.get(key)
             seen += 1
-            if held is not None and effective - self.touched(held) > self.reach:
+            if held is not None and effective - touched(held) > self.reach:
                 del young[key]
         return seen
 
+    def _touched(self, record: list[Any]) -> datetime:
+        times = [cell.touched(held) for cell, held in zip(self.cells, record, strict=True) if held is not None]
+        return max(times, default=BEGINNING)
+
+    def find(self, key: Hashable) -> Any:  # noqa: ANN401 - each cell its own
+        """Return what stands under `key`, None for nothing."""
+        found = self.young.get(key)
+        return self.old.get(key) if found is None else found
+
+    def put(self, key: Any, slot: int | None, held: Any) -> None:  # noqa: ANN401 - each cell its own
+        """Keep `held` for the cell at `slot` (None: the only one); it counts as old from the next turn on."""
+        if slot is None:
+            self.young[key] = held
+            return
+        record = self.find(key) or [None] * len(self.cells)
+        self.young[key] = record
+        record[slot] = held
+
+    def content(self, slot: int | None) -> dict[Any, Any]:
+        """Return what the cell at `slot` keeps by key, in a dictionary of its own."""
+        everything = {**self.old, **self.young}
+        if slot is None:
+            return everything
+        return {key: record[slot] for key, record in everything.items() if record[slot] is not None}
+
+
+class Generations(Keyed):
+    """A cell whose keys matter for `reach` after they were last touched; see the module's head."""
+
+    __slots__ = ("reach", "shelf", "slot")
+
+    def __init__(self, spec: CellSpec, reach: int) -> None:
+        """`reach` in microseconds."""
+        super().__init__(spec)
+        self.reach = timedelta(microseconds=reach)
+        self.shelf = Shelf(self)
+        self.slot: int | None = None
+
+    @abstractmethod
+    def touched(self, held: Any) -> datetime:  # noqa: ANN401 - each cell its own
+        """Return the time from which on the reach of `held` is counted."""
+
+    def copied(self, held: dict[Any, Any]) -> dict[Any, Any]:
+        """Return `held`, a dictionary of its own, with what can change in it replaced by copies."""
+        return held
+
+    def begin(self, time: datetime) -> None:
+        """Prepare for events from `time` on."""
+        super().begin(time)
+        self.shelf.begin(time)
+
+    def sweep(self, effective: datetime, budget: int, cells: Mapping[str, Cell]) -> int:  # noqa: ARG002 - its own suffice
+        """Free dropped keys, and drop idle ones of a small cell; of those that share a shelf, the first does it."""
+        return 0 if self.slot else self.shelf.sweep(effective, budget)
+
     def find(self, key: Hashable) -> Any:  # noqa: ANN401 - each cell its own
         """Return what is kept for `key`, None for nothing."""
-        held = self.young.get(key)
-        return self.old.get(key) if held is None else held
+        found = self.shelf.find(key)
+        return found if found is None or self.slot is None else found[self.slot]
 
     def is_idle(self, key: Key, effective: datetime) -> bool:
         """Whether what is kept for `key` means nothing any more."""
@@ -223,12 +273,28 @@ class Generations(Keyed):
 
     def keys(self) -> int:
         """Return how many keys are held."""
-        return len({**self.old, **self.young})
+        return len(self.shelf.content(self.slot))
 
     def copy(self) -> dict[Any, Any]:
-        """Return what is held; later events do not show in it."""
-        return self.copied({**self.old, **self.young})
+        """Return what is held; later events do not show in it. In a shared record, what is idle is left out."""
+        content = self.shelf.content(self.slot)
+        if self.slot is not None:
+            touched, reach, now = self.touched, self.reach, self.shelf.now
+            content = {key: held for key, held in content.items() if now - touched(held) <= reach}
+        return self.copied(content)
 
     def insert(self, key: Any, held: Any) -> None:  # noqa: ANN401 - each cell its own
         """Keep `held` for `key`; it counts as old from the next turn on."""
-        self.young[key] = held
+        self.shelf.put(key, self.slot, held)
+
+
+def put_together(cells: Sequence[Generations]) -> None:
+    """Let `cells` share a shelf, or the only one have its own; takes a look at each key unless it is so already."""
+    if cells[0].shelf.cells == tuple(cells):
+        return
+    shelf = Shelf(*cells)
+    slots: list[int | None] = [None] if len(cells) == 1 else list(range(len(cells)))
+    for cell, slot in zip(cells, slots, strict=True):
+        for key, held in cell.shelf.content(cell.slot).items():
+            shelf.put(key, slot, held)
+        cell.shelf, cell.slot = shelf, slot

@@ -9,7 +9,6 @@ the metric or scenario of the same name in that very text.
 
 from __future__ import annotations
 
-from collections import deque
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
@@ -17,7 +16,7 @@ import msgspec
 
 from tidewaiter.core.errors import IntegrityRefusal
 from tidewaiter.core.scenarios.state_scenarios import EdgeCell
-from tidewaiter.core.scenarios.state_windows import LIST_LIMIT, CountCell
+from tidewaiter.core.scenarios.state_windows import CountCell
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -106,8 +105,8 @@ def _restore(cell: Cell, part: _Part) -> None:
         cell.latched.update(part.latched)
     elif isinstance(cell, CountCell):
         for keys, held in ((part.one, part.one_held), (part.two, part.two_held)):
-            cell.young.update(zip(keys, held, strict=True))
+            cell.shelf.young.update(zip(keys, held, strict=True))
         if not all(part.many_held):
             raise ValueError("a key without times")
-        many = [deque(held) if len(held) > LIST_LIMIT else held for held in part.many_held]
-        cell.young.update(zip(part.many, many, strict=True))
+        many = [[1, *held] for held in part.many_held]
+        cell.shelf.young.update(zip(part.many, many, strict=True))

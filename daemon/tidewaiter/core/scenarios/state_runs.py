@@ -152,12 +152,12 @@ class RunCell(Generations):
 
     def add(self, key: Key, time: datetime, value: Value) -> Value | None:
         """Add an event; return the metric at it."""
-        run = self.young.get(key)
+        run = self.shelf.young.get(key)
         if run is None:
-            run = self.old.get(key)
+            run = self.shelf.old.get(key)
             if run is None:
                 run = empty_run(self.spec)
-            self.young[key] = run
+            self.shelf.young[key] = run
         run.push(time, value)
         run.drop(time - self.window)
         result: Value | None = run.value()
@@ -216,12 +216,12 @@ class OffsetCell(Generations):
 
     def add(self, key: Key, time: datetime, value: Value) -> Value | None:
         """Add an event; return the metric at it."""
-        held = self.young.get(key)
+        held = self.shelf.young.get(key)
         if held is None:
-            held = self.old.get(key)
+            held = self.shelf.old.get(key)
             if held is None:
                 held = Shifted(empty_run(self.spec))
-            self.young[key] = held
+            self.shelf.young[key] = held
         held.pending.append((time, value))
         return self._value(held, time)
 

@@ -3,11 +3,10 @@
 Owns: what they keep for a key, and their value at an event that is not their own. Leaves to `generating_metrics` the
 code that adds an event: it must keep the forms described here.
 
-- count: the times within the window. A bare datetime for one, a pair for two, a list for more, a deque beyond
-  LIST_LIMIT. One or two are the rule, and cost 90 and 230 bytes with the key.
-- sum: ``(time, value)`` for one; for more ``[total, place, time, value, time, value, ...]``, where `place` is that of
-  the oldest time within the window; what stands before it is dropped from time to time, so that no event pays for more
-  than its own.
+- count: the times within the window. A bare datetime for one, a pair for two, for more ``[place, time, time, ...]``,
+  where `place` is that of the oldest time within the window; what stands before it is dropped from time to time, so
+  that no event pays for more than its own. One or two are the rule, and cost 90 and 230 bytes with the key.
+- sum: ``(time, value)`` for one; for more ``[total, place, time, value, time, value, ...]``, `place` as for a count.
 - distinct: ``(time, value)`` for one; for more ``[oldest, {value: last time}]`` in the order of the times, where
   `oldest` is not after the first of them. An OrderedDict beyond LIST_LIMIT, where a plain one would look for its first
   entry ever longer.
@@ -19,7 +18,8 @@ code that adds an event: it must keep the forms described here.
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from abc import abstractmethod
+from collections import OrderedDict
 from datetime import datetime, timedelta
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
@@ -33,12 +33,26 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 LIST_LIMIT: Final = 32
-SPARE: Final = 200  # a sum's list up to this length is never left with anything outside the window
+SPARE: Final = 8  # up to this place, what has left the window may stay in a list
 
-Held = datetime | tuple[datetime, datetime] | list[datetime] | deque[datetime]
+Held = datetime | tuple[datetime, datetime] | list[Any]
 
 
-class WindowCell(Generations):
+class InlineCell(Generations):
+    """A cell that is updated by code in line."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def value(self, held: Any, time: datetime) -> Value | None:  # noqa: ANN401 - as the cell keeps it
+        """Return the metric at an event of `time` that is not its own; `held` is None for a key without any."""
+
+    def read(self, key: Key, time: datetime) -> Value | None:
+        """Return the metric at an event of `time` that is not its own."""
+        return self.value(self.find(key), time)
+
+
+class WindowCell(InlineCell):
     """A cell of a metric over a window; `window` is inclusive."""
 
     __slots__ = ("window",)
@@ -70,11 +84,11 @@ class CountCell(WindowCell):
 
     def touched(self, held: Held) -> datetime:
         """Return the newest time."""
-        return held if isinstance(held, datetime) else held[-1]
+        newest: datetime = held if isinstance(held, datetime) else held[-1]
+        return newest
 
-    def read(self, key: Key, time: datetime) -> int:
+    def value(self, held: Any, time: datetime) -> int:  # noqa: ANN401 - as the cell keeps it
         """Return the count at an event of `time` that is not counted."""
-        held = self.find(key)
         if held is None:
             return 0
         window = self.window
@@ -82,15 +96,19 @@ class CountCell(WindowCell):
             return 0 if time - held > window else 1
         if held.__class__ is tuple:
             return 2 if time - held[0] <= window else 1 if time - held[1] <= window else 0
-        while len(held) > 1 and time - held[0] > window:
-            del held[0]
-        return len(held) if time - held[0] <= window else 0
+        if time - held[-1] > window:
+            return 0  # it stays as it is: the next event of its own drops it
+        place: int = held[0]
+        while time - held[place] > window:
+            place += 1
+        held[0] = place
+        return len(held) - place
 
     def copied(self, held: dict[Any, Any]) -> dict[Any, Any]:
-        """Return `held` with lists of its own."""
+        """Return `held` with lists of its own, of the times within the window as of the last look."""
         for key, value in held.items():
-            if value.__class__ is list or value.__class__ is deque:
-                held[key] = list(value)
+            if value.__class__ is list:
+                held[key] = value[value[0] :]
         return held
 
     def parts(self, content: dict[Any, Any]) -> Iterator[_CountPart]:
@@ -114,12 +132,12 @@ class CountCell(WindowCell):
     def restore(self, part: msgspec.Raw) -> None:
         """Take back a part of what a copy held."""
         read = _COUNT_PART.decode(part)
-        self.young.update(zip(read.one, read.one_held, strict=True))
-        self.young.update(zip(read.two, read.two_held, strict=True))
-        many = [deque(held) if len(held) > LIST_LIMIT else held for held in read.many_held]
-        if not all(many):
+        self.shelf.young.update(zip(read.one, read.one_held, strict=True))
+        self.shelf.young.update(zip(read.two, read.two_held, strict=True))
+        if not all(read.many_held):
             raise ValueError("a key without times")
-        self.young.update(zip(read.many, many, strict=True))
+        many = [[1, *held] for held in read.many_held]
+        self.shelf.young.update(zip(read.many, many, strict=True))
 
 
 class SumCell(WindowCell):
@@ -133,9 +151,8 @@ class SumCell(WindowCell):
         newest: datetime = held[-2]  # of a pair too
         return newest
 
-    def read(self, key: Key, time: datetime) -> int | None:
+    def value(self, held: Any, time: datetime) -> int | None:  # noqa: ANN401 - as the cell keeps it
         """Return the sum at an event of `time` that is not counted, None for nothing."""
-        held = self.find(key)
         if held is None or time - held[-2] > self.window:
             return None  # it stays as it is: the next event of its own drops it
         if held.__class__ is tuple:
@@ -199,9 +216,8 @@ class DistinctCell(WindowCell):
             del values[value]
         held[0] = oldest
 
-    def read(self, key: Key, time: datetime) -> int:
+    def value(self, held: Any, time: datetime) -> int:  # noqa: ANN401 - as the cell keeps it
         """Return how many values there are at an event of `time` that is not counted."""
-        held = self.find(key)
         if held is None or time - self.touched(held) > self.window:
             return 0
         if held.__class__ is tuple:
@@ -241,13 +257,12 @@ class LatestCell(WindowCell):
         """Return its time."""
         return held[0]
 
-    def read(self, key: Key, time: datetime) -> Value | None:
+    def value(self, held: Any, time: datetime) -> Value | None:  # noqa: ANN401 - as the cell keeps it
         """Return the value at an event of `time`, None for nothing."""
-        held = self.find(key)
         return None if held is None or time - held[0] > self.window else held[1]
 
 
-class ShiftedCell(Generations):
+class ShiftedCell(InlineCell):
     """Times and values by key of a metric over [t - offset - window, t - offset).
 
     Its value is unknown before `known`: its own past must reach so far back.
@@ -272,11 +287,10 @@ class ShiftedCell(Generations):
         newest: datetime = held[-self._step]
         return newest
 
-    def read(self, key: Key, time: datetime) -> Value | None:
+    def value(self, held: Any, time: datetime) -> Value | None:  # noqa: ANN401 - as the cell keeps it
         """Return the metric at an event of `time` that is not its own."""
         if time < self.known:
             return None
-        held = self.find(key)
         if held is None or time - self.touched(held) > self.reach:
             return 0 if self.spec.fn == "count" else None
         place, border = held[1], held[2]

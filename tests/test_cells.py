@@ -245,8 +245,9 @@ def load_together(named: Mapping[str, Metric]) -> Ruleset:
     """Return a ruleset in which each metric has a scenario of its name that shows it at every event."""
     text = "ruleset = 'r'\nversion = 1\ncontract = 'cells/1'\n[metric]\n"
     text += "".join(f"{name} = {{ {metric.written()} }}\n" for name, metric in named.items())
-    for name in named:
-        text += f"[scenario.{name}]\ntypology = 't'\nversion = 1\nseverity = 'low'\nwhen = '{name} == 0 or true'\n"
+    for name, metric in named.items():
+        zero = '"1s"' if metric.fn == "since_previous" else 0
+        text += f"[scenario.{name}]\ntypology = 't'\nversion = 1\nseverity = 'low'\nwhen = '{name} == {zero} or true'\n"
         text += "measure = 'amount'\nthreshold = '0'\n"
     return load_ruleset(text.encode(), "r.toml", CONTRACT)
 
@@ -255,11 +256,12 @@ def test_metrics_that_share_records_have_the_value_of_a_rescan() -> None:
     """The same, with several metrics in a ruleset, and another ruleset in force now and then that groups them anew."""
     seen = Counter[str]()
     deeds = st.sampled_from(("none", "none", "sweep", "snapshot", "adopt"))
-    fns = {"count": None, "sum": "amount", "distinct": "points", "max": "amount"}
+    windowed = {"count": None, "sum": "amount", "distinct": "points", "max": "amount"}
+    fns = {**windowed, "last": "points", "since_previous": None}
     some = st.builds(
         lambda fn, window, offset, cap, **more: Metric(
-            fn, fns[fn], window=window, offset=offset * (fn in {"count", "sum"}),
-            cap=cap * (fn in {"count", "distinct"}), **more,
+            fn, fns[fn], window=window if fn in windowed else None,
+            offset=offset * (fn in {"count", "sum"}), cap=cap * (fn in {"count", "distinct"}), **more,
         ),
         fn=st.sampled_from(list(fns)), window=st.sampled_from([3, 5, 10]), offset=st.sampled_from([0, 0, 3]),
         cap=st.sampled_from([0, 0, 1, 2, 3, 5]), where=st.booleans(),
@@ -292,7 +294,7 @@ def test_metrics_that_share_records_have_the_value_of_a_rescan() -> None:
                 evaluate = ruleset.bind(state)
 
     check()
-    assert min(seen[kind] for kind in ("count", "sum", "distinct", "shifted")) > 20, seen
+    assert min(seen[kind] for kind in ("count", "sum", "distinct", "shifted", "kept", "since")) > 20, seen
 
 
 def test_a_record_is_kept_no_longer_than_its_longest_metric_keeps_a_key() -> None:
@@ -363,6 +365,23 @@ def test_what_matters_for_ever_is_never_forgotten(kind: str) -> None:
     for day in range(40):
         state.sweep(START + dt.timedelta(days=300 * day), 10_000)
     assert state.keys() == 3000
+
+
+def test_of_an_idle_record_only_what_matters_for_ever_is_kept() -> None:
+    """The rest of it is forgotten by a sweep, a few keys at a time; the key goes on when it comes again."""
+    ever = {"before": Metric("since_previous", None, ("account",), None), "last": FOR_EVER["kept"]}
+    ruleset = load_together({**ever, "sum": IDLE["sum"], "count": IDLE["count"]})
+    assert len(ruleset.plan.records) == 1
+    state = ruleset.new_state()
+    evaluate = ruleset.bind(state)
+    evaluate(*many(ruleset, 300, 0))
+    assert state.keys() == 1200
+    for _ in range(4):
+        assert state.sweep(START + dt.timedelta(seconds=11), 100) <= 100
+    assert state.keys() == 600
+    assert restored(state, ruleset, Row(12, "k7", "s", "p", 1, 1, True)).keys() == 600
+    hits = evaluate(*columns(ruleset, [Row(20, "k8", "s", "p", 3, 5, True)]))
+    assert [hit[4] for hit in hits] == [20_000_000, 5, 3, 1]
 
 
 def test_sums_beyond_64_bits_are_exact() -> None:

@@ -32,8 +32,9 @@ def test_what_means_the_same_keeps_its_state() -> None:
 
 
 ATTRIBUTES: Final = {
-    "get", "append", "shelf", "young", "old", "reach", "held", "add", "read", "value", "drop", "known", "offset",
-    "roll", "begin", "pop", "latched", "discard", "end", "__class__", *(field.name for field in CONTRACT.fields),
+    "get", "append", "shelf", "record", "young", "old", "reach", "held", "add", "read", "value", "drop", "known",
+    "offset", "roll", "begin", "pop", "latched", "discard", "end", "__class__",
+    *(field.name for field in CONTRACT.fields),
 }  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tidewaiter.core.scenarios.generating_records import Records
-from tidewaiter.core.scenarios.planning import MetricStep
+from tidewaiter.core.scenarios.planning import LASTING, MetricStep
 from tidewaiter.core.scenarios.planning_digests import is_optional
 from tidewaiter.core.scenarios.state_windows import LIST_LIMIT, SPARE
 
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from tidewaiter.core.scenarios.state_cells import CellSpec
 
 _WINDOWS = ("count", "sum", "distinct", "latest", "shifted")  # kinds with a window and code in line
-_HELD = ("since", "kept", "day")  # kinds with one dictionary and code in line
 
 
 class MetricWriter:
@@ -45,11 +44,11 @@ class MetricWriter:
     def locals(self, page: Page, cell: int) -> None:
         """Write what is looked up once for each call."""
         spec = self.plan.cells[cell]
-        if spec.kind in _WINDOWS:
+        if spec.kind in _WINDOWS or spec.kind in LASTING:
             self.records.locals(page, cell)
             if spec.kind == "shifted":
                 page.put(f"o{cell}, known{cell} = c{cell}.offset, c{cell}.known")
-        elif spec.kind in _HELD:
+        elif spec.kind == "day":
             page.put(f"held{cell} = c{cell}.held", f"held_get{cell} = held{cell}.get")
         else:
             page.put(f"add{cell} = c{cell}.add")
@@ -94,10 +93,14 @@ class MetricWriter:
         value = self.simple(page, self.terms.field(metric.field), "x") if metric.field is not None else "0"
         if spec.kind in _WINDOWS:
             self.window(page, step, key, value)
-        elif spec.kind == "since":
-            _since(page, cell, key, spec)
-        elif spec.kind == "kept":
-            page.put(f"held{cell}[{key}] = n{cell} = {value}")
+        elif spec.kind in LASTING:
+            found, target = f"young_get{cell}({key})", f"young{cell}[{key}]"
+            if self.records.place(cell):
+                found = target = self.records.make_sure(page, cell, key, lasting=True)
+            if spec.kind == "since":
+                _since(page, cell, found, target, spec)
+            else:
+                page.put(f"{target} = n{cell} = {value}")
         elif spec.kind == "day":
             _day(page, cell, key, value, spec)
         else:
@@ -308,12 +311,12 @@ def _shifted(page: Page, cell: int, target: str, value: str, spec: CellSpec) -> 
         page.put(f"    {n} = None if j == first else v[{'0' if summed else 'j - 1'}]")
 
 
-def _since(page: Page, cell: int, key: str, spec: CellSpec) -> None:
-    page.put(f"v = held_get{cell}({key})")
+def _since(page: Page, cell: int, found: str, target: str, spec: CellSpec) -> None:
+    page.put(f"v = {found}")
     if spec.fn == "since_previous":
-        page.put(f"n{cell} = None if v is None else t - v", f"held{cell}[{key}] = t")
+        page.put(f"n{cell} = None if v is None else t - v", f"{target} = t")
         return
-    page.put("if v is None:", f"    held{cell}[{key}] = v = t")
+    page.put("if v is None:", f"    {target} = v = t")
     page.put(f"n{cell} = None if v < known{cell} else t - v" if spec.warmup else f"n{cell} = t - v")
 
 

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tidewaiter.core.scenarios.planning import LASTING
+
 if TYPE_CHECKING:
     from tidewaiter.core.scenarios.generating_page import Page
     from tidewaiter.core.scenarios.planning import Plan
@@ -34,16 +36,17 @@ class Records:
 
     def locals(self, page: Page, cell: int) -> None:
         """Write what is looked up once for each call."""
-        place = self._places.get(cell)
-        if place is None:
-            page.put(f"young{cell}, w{cell} = c{cell}.shelf.young, c{cell}.reach")
+        place, lasting = self._places.get(cell), self.plan.cells[cell].kind in LASTING
+        if place is not None and place[1] == 0:
+            page.put(f"shelf{place[0]} = c{cell}.shelf", f"record{place[0]} = shelf{place[0]}.record")
+            page.put(
+                f"young_record{place[0]}, old_record{place[0]} = shelf{place[0]}.young.get, shelf{place[0]}.old.get"
+            )
+        elif place is None:
+            page.put(f"young{cell} = c{cell}.shelf.young")
             page.put(f"young_get{cell}, old_get{cell} = young{cell}.get, c{cell}.shelf.old.get")
-            return
-        number, slot = place
-        if slot == 0:
-            page.put(f"records{number} = c{cell}.shelf.young")
-            page.put(f"young_record{number}, old_record{number} = records{number}.get, c{cell}.shelf.old.get")
-        page.put(f"w{cell} = c{cell}.reach")
+        if not lasting:
+            page.put(f"w{cell} = c{cell}.reach")
 
     def place(self, cell: int) -> str:
         """Return how a record that was found is asked for what it holds for a cell; "" for a cell without one."""
@@ -62,11 +65,10 @@ class Records:
         """
         number, _ = self._places[cell]
         if number not in self._always | self._here:
-            size = len(self.plan.records[number].cells)
             page.put(
                 f"r{number} = young_record{number}({key})",
                 f"if r{number} is None:",
-                f"    records{number}[{key}] = r{number} = old_record{number}({key}) or [None] * {size}",
+                f"    r{number} = record{number}({key})",
             )
             if lasting:
                 self._here.add(number)

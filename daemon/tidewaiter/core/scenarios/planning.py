@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from tidewaiter.core.scenarios.model import Checked, CheckedScenario, CheckedTypology, Metric, Variant
 
 PRESENT: Final = "present"  # a condition beside those of the language: the field `value` is not absent
-RECORDED: Final = ("count", "sum", "distinct", "latest", "shifted", "cooldown", "after")  # kinds that may share a shelf
+LASTING: Final = ("since", "kept")  # kinds of cells that keep a key for ever
+RECORDED: Final = ("count", "sum", "distinct", "latest", "shifted", "cooldown", "after", *LASTING)  # may share a shelf
 
 
 @dataclass
@@ -103,7 +104,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Record:
-    """Cells that share a shelf (see `state_cells`), all of them by the same fields."""
+    """Cells by the same fields that share a shelf (see `state_cells`); those that keep a key for ever come last."""
 
     by: tuple[str, ...]
     cells: tuple[int, ...]
@@ -380,8 +381,13 @@ def shared_records(cells: Sequence[CellSpec], blocks: Iterable[Block]) -> tuple[
         for cell, by in _written(step)
         if cells[cell].kind in RECORDED
     }
-    # the longest reach first; of equal ones that which sees the most
-    left = sorted(written, key=lambda cell: (-cells[cell].window - cells[cell].offset, len(written[cell][1]), cell))
+
+    def place(cell: int) -> tuple[object, ...]:
+        spec = cells[cell]
+        # the longest reach first; of equal ones that which sees the most
+        return spec.kind not in LASTING, -spec.window - spec.offset, len(written[cell][1]), cell
+
+    left = sorted(written, key=place)
     found = []
     while left:
         if cells[left[0]].kind == "cooldown":
@@ -391,7 +397,7 @@ def shared_records(cells: Sequence[CellSpec], blocks: Iterable[Block]) -> tuple[
         together = [cell for cell in left if written[cell][0] == by and written[cell][1] >= seen]
         left = [cell for cell in left if cell not in together]
         if len(together) > 1:
-            found.append(Record(by, tuple(sorted(together))))
+            found.append(Record(by, tuple(sorted(together, key=lambda cell: (cells[cell].kind in LASTING, cell)))))
     return tuple(found)
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from tidewaiter.core.errors import IntegrityRefusal
-from tidewaiter.core.scenarios.state_cells import Cell, CellSpec, Generations, put_together
+from tidewaiter.core.scenarios.state_cells import BEGINNING, Cell, CellSpec, Shelved, put_together
 from tidewaiter.core.scenarios.state_keyed import DayCell, KeptCell, SinceCell
 from tidewaiter.core.scenarios.state_runs import OffsetCell, RingCell, RunCell
 from tidewaiter.core.scenarios.state_scenarios import AfterCell, CooldownCell, EdgeCell
@@ -76,7 +76,8 @@ class RuleState:
 
     def freeze(self) -> FrozenState:
         """Return a copy as of now, to be encoded while events go on."""
-        return FrozenState([(cell, cell.start, cell.copy()) for cell in self.cells.values()])
+        now = max((cell.shelf.now for cell in self.cells.values() if isinstance(cell, Shelved)), default=BEGINNING)
+        return FrozenState([(cell, cell.start, cell.copy()) for cell in self.cells.values()], now)
 
     def keys(self) -> int:
         """Return how many keys are held, for status and tests."""
@@ -101,9 +102,9 @@ _PART: Final = msgspec.msgpack.Decoder(_Part)
 class FrozenState:
     """A copy of the rule state at one position."""
 
-    def __init__(self, cells: Sequence[tuple[Cell, datetime | None, Any]]) -> None:
-        """Cells, of which only what never changes is used, with their start and what they held."""
-        self._cells = cells
+    def __init__(self, cells: Sequence[tuple[Cell, datetime | None, Any]], now: datetime) -> None:
+        """Cells, of which only what never changes is used, with their start and what they held at `now`."""
+        self._cells, self._now = cells, now
 
     def encode_chunks(self) -> Iterator[bytes]:
         """Yield the state as MessagePack texts: a header, then parts of CHUNK_KEYS keys, so that no step takes long.
@@ -112,7 +113,7 @@ class FrozenState:
         """
         yield _ENCODER.encode(_Header(FORMAT, [(cell.spec, start) for cell, start, _ in self._cells]))
         for number, (cell, _, content) in enumerate(self._cells):
-            for part in cell.parts(content):
+            for part in cell.parts(cell.without_idle(content, self._now)):
                 yield _ENCODER.encode((number, part))
 
     @staticmethod
@@ -153,7 +154,7 @@ def arranged(state: RuleState, plan: Plan) -> list[Cell]:
     shared = {id(cell) for group in groups for cell in group}
     groups += [[cell] for cell in cells if id(cell) not in shared]
     for group in groups:
-        members = [cell for cell in group if isinstance(cell, Generations)]
+        members = [cell for cell in group if isinstance(cell, Shelved)]
         if members:
             put_together(members)
     return cells

@@ -1,8 +1,8 @@
 """What all cells have in common: their specification, how idle keys are forgotten, and how keys go into a snapshot.
 
-Owns: `CellSpec`, the interface `Cell`, `Generations`, the base of every cell whose keys matter for a limited time, and
-the `Shelf` on which such cells keep them. Leaves to `state_windows`, `state_runs`, `state_keyed` and `state_scenarios`
-what is kept for a key, to `planning` which cells share a shelf, and to `state` the whole of it.
+Owns: `CellSpec`, the interface `Cell`, the bases of cells whose keys matter for ever (`Shelved`) or for a limited time
+(`Generations`), and the `Shelf` on which such cells keep them. Leaves to `state_windows`, `state_runs`, `state_keyed`
+and `state_scenarios` what is kept for a key, to `planning` which cells share a shelf, and to `state` the whole of it.
 
 Idle keys go by generations: `young` holds the keys touched since the last turn, `old` those before it. When more than
 `reach` (the window, or whatever else makes a key matter) has passed since a turn, everything in `old` means nothing any
@@ -11,7 +11,8 @@ bit by bit. Turns happen between evaluations only: no result depends on when, fo
 
 A cell has a shelf of its own, or shares one with others by the same fields: then a key has one record, a list with a
 place for each of the cells (None for nothing), so that an event finds all that is kept for its key with one look, in
-one place of memory. A record matters as long as any of its places does.
+one place of memory. A record matters as long as any of its places does. Where some matter for ever, their places come
+last and there are no generations: of a key that is idle otherwise the sweep keeps only these, at rest in `resting`.
 
 Invariants: every time in `old` was effective at or before the last turn; `deadline` is the last turn plus the reach;
 neither turning nor sweeping changes any result. Times never go back. A record is the same object in both halves.
@@ -23,6 +24,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import islice
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import msgspec
@@ -102,6 +104,10 @@ class Cell(ABC):
     def copy(self) -> Any:  # noqa: ANN401 - each cell its own
         """Return what is held; later events do not show in it."""
 
+    def without_idle(self, content: Any, now: datetime) -> Any:  # noqa: ANN401, ARG002 - each cell its own
+        """Return what `copy` returned without what means nothing any more at `now`. Here: all of it."""
+        return content
+
     @abstractmethod
     def parts(self, content: Any) -> Iterator[Any]:  # noqa: ANN401 - each cell its own
         """Yield what `copy` returned as MessagePack-able values of at most CHUNK_KEYS keys each."""
@@ -152,15 +158,20 @@ class Keyed(Cell):
 class Shelf:
     """What one cell, or several together, keep by key; see the module's head."""
 
-    __slots__ = ("_dead", "_pending", "_purged", "cells", "deadline", "now", "old", "reach", "young")
+    __slots__ = (
+        "_dead", "_limited", "_pending", "_purged", "cells", "deadline", "now", "old", "reach", "resting", "young",
+    )  # fmt: skip
 
-    def __init__(self, *cells: Generations) -> None:
+    def __init__(self, *cells: Shelved) -> None:
         """Hold nothing yet. With one cell, what stands under a key is its own; with several, a record."""
         self.cells = cells
-        self.reach = max(cell.reach for cell in cells)
+        self._limited = [cell for cell in cells if isinstance(cell, Generations)]
+        self.reach = max((cell.reach for cell in self._limited), default=timedelta.max)
         self.young: dict[Any, Any] = {}
         self.old: dict[Any, Any] = {}
-        self.deadline = self.now = BEGINNING  # `now`: when the newest batch began
+        self.resting: dict[Any, tuple[Any, ...]] = {}
+        self.now = BEGINNING  # when the newest batch began
+        self.deadline = BEGINNING if len(self._limited) == len(cells) else END
         self._dead: list[dict[Any, Any]] = []
         self._pending: list[Any] = []
         self._purged = BEGINNING
@@ -182,6 +193,8 @@ class Shelf:
 
     def sweep(self, effective: datetime, budget: int) -> int:
         """Free dropped keys, and drop idle ones if there are few; return how many were looked at."""
+        if len(self._limited) < len(self.cells):
+            return self._rest(effective, budget) if self._limited else 0
         seen = 0
         while self._dead and seen < budget:
             dead = self._dead[0]
@@ -197,7 +210,7 @@ class Shelf:
             self._turn(effective)
         if not self._pending and len(self.young) <= SMALL and effective - self._purged > PURGE_WINDOWS * self.reach:
             self._purged, self._pending = effective, list(self.young)
-        young, touched = self.young, self.cells[0].touched if len(self.cells) == 1 else self._touched
+        young, touched = self.young, self._limited[0].touched if len(self.cells) == 1 else self._touched
         while self._pending and seen < budget:
             key = self._pending.pop()
             held = young.get(key)
@@ -207,50 +220,94 @@ class Shelf:
         return seen
 
     def _touched(self, record: list[Any]) -> datetime:
-        times = [cell.touched(held) for cell, held in zip(self.cells, record, strict=True) if held is not None]
-        return max(times, default=BEGINNING)
+        """Return the newest time in a record."""
+        held = zip(self._limited, record, strict=False)  # places that matter for ever come last
+        return max([cell.touched(each) for cell, each in held if each is not None], default=BEGINNING)
+
+    def _rest(self, effective: datetime, budget: int) -> int:
+        """Keep of idle records only what matters for ever; return how many were looked at."""
+        if not self._pending and effective - self._purged > self.reach:
+            self._purged, self._pending = effective, list(self.young)
+        young, limited, seen = self.young, len(self._limited), 0
+        while self._pending and seen < budget:
+            key = self._pending.pop()
+            record = young[key]
+            seen += 1
+            if effective - self._touched(record) > self.reach:
+                self.resting[key] = tuple(record[limited:])
+                del young[key]
+        return seen
 
     def find(self, key: Hashable) -> Any:  # noqa: ANN401 - each cell its own
-        """Return what stands under `key`, None for nothing."""
+        """Return what stands under `key` in one of the halves, None for nothing."""
         found = self.young.get(key)
         return self.old.get(key) if found is None else found
 
+    def held(self, key: Hashable, slot: int | None) -> Any:  # noqa: ANN401 - each cell its own
+        """Return what the cell at `slot` (None: the only one) keeps for `key`, None for nothing."""
+        found = self.find(key)
+        if slot is None:
+            return found
+        if found is not None:
+            return found[slot]
+        place = slot - len(self._limited)
+        return self.resting[key][place] if place >= 0 and key in self.resting else None
+
+    def record(self, key: Hashable) -> list[Any]:
+        """Return the record of a key, which stands in the young half from now on."""
+        record: list[Any] | None = self.find(key)
+        if record is None:
+            lasting = self.resting.pop(key, None) or [None] * (len(self.cells) - len(self._limited))
+            record = [*[None] * len(self._limited), *lasting]
+        self.young[key] = record
+        return record
+
     def put(self, key: Any, slot: int | None, held: Any) -> None:  # noqa: ANN401 - each cell its own
-        """Keep `held` for the cell at `slot` (None: the only one); it counts as old from the next turn on."""
+        """Keep `held` for the cell at `slot`; it counts as old from the next turn on."""
         if slot is None:
             self.young[key] = held
-            return
-        record = self.find(key) or [None] * len(self.cells)
-        self.young[key] = record
-        record[slot] = held
+        else:
+            self.record(key)[slot] = held
 
     def content(self, slot: int | None) -> dict[Any, Any]:
         """Return what the cell at `slot` keeps by key, in a dictionary of its own."""
         everything = {**self.old, **self.young}
         if slot is None:
             return everything
-        return {key: record[slot] for key, record in everything.items() if record[slot] is not None}
+        column = zip(everything, map(itemgetter(slot), everything.values()), strict=True)
+        found = {key: held for key, held in column if held is not None}
+        place = slot - len(self._limited)
+        if place >= 0:
+            found |= {key: record[place] for key, record in self.resting.items() if record[place] is not None}
+        return found
 
 
-class Generations(Keyed):
-    """A cell whose keys matter for `reach` after they were last touched; see the module's head."""
+class Shelved(Keyed):
+    """A cell that keeps its keys on a shelf; here: for ever."""
 
-    __slots__ = ("reach", "shelf", "slot")
+    __slots__ = ("shelf", "slot")
 
-    def __init__(self, spec: CellSpec, reach: int) -> None:
-        """`reach` in microseconds."""
+    def __init__(self, spec: CellSpec) -> None:
+        """Hold nothing yet."""
         super().__init__(spec)
-        self.reach = timedelta(microseconds=reach)
         self.shelf = Shelf(self)
         self.slot: int | None = None
 
-    @abstractmethod
-    def touched(self, held: Any) -> datetime:  # noqa: ANN401 - each cell its own
-        """Return the time from which on the reach of `held` is counted."""
+    def find(self, key: Hashable) -> Any:  # noqa: ANN401 - each cell its own
+        """Return what is kept for `key`, None for nothing."""
+        return self.shelf.held(key, self.slot)
 
-    def copied(self, held: dict[Any, Any]) -> dict[Any, Any]:
-        """Return `held`, a dictionary of its own, with what can change in it replaced by copies."""
-        return held
+    def keys(self) -> int:
+        """Return how many keys are held."""
+        return len(self.shelf.content(self.slot))
+
+    def copy(self) -> dict[Any, Any]:
+        """Return what is held; later events do not show in it."""
+        return self.shelf.content(self.slot)
+
+    def insert(self, key: Any, held: Any) -> None:  # noqa: ANN401 - each cell its own
+        """Keep `held` for `key`; it counts as old from the next turn on."""
+        self.shelf.put(key, self.slot, held)
 
     def begin(self, time: datetime) -> None:
         """Prepare for events from `time` on."""
@@ -261,34 +318,43 @@ class Generations(Keyed):
         """Free dropped keys, and drop idle ones of a small cell; of those that share a shelf, the first does it."""
         return 0 if self.slot else self.shelf.sweep(effective, budget)
 
-    def find(self, key: Hashable) -> Any:  # noqa: ANN401 - each cell its own
-        """Return what is kept for `key`, None for nothing."""
-        found = self.shelf.find(key)
-        return found if found is None or self.slot is None else found[self.slot]
+
+class Generations(Shelved):
+    """A cell whose keys matter for `reach` after they were last touched; see the module's head."""
+
+    __slots__ = ("reach",)
+
+    def __init__(self, spec: CellSpec, reach: int) -> None:
+        """`reach` in microseconds."""
+        self.reach = timedelta(microseconds=reach)
+        super().__init__(spec)
+
+    @abstractmethod
+    def touched(self, held: Any) -> datetime:  # noqa: ANN401 - each cell its own
+        """Return the time from which on the reach of `held` is counted."""
+
+    def copied(self, held: dict[Any, Any]) -> dict[Any, Any]:
+        """Return `held`, a dictionary of its own, with what can change in it replaced by copies."""
+        return held
 
     def is_idle(self, key: Key, effective: datetime) -> bool:
         """Whether what is kept for `key` means nothing any more."""
         held = self.find(key)
         return held is None or effective - self.touched(held) > self.reach
 
-    def keys(self) -> int:
-        """Return how many keys are held."""
-        return len(self.shelf.content(self.slot))
-
     def copy(self) -> dict[Any, Any]:
-        """Return what is held; later events do not show in it. In a shared record, what is idle is left out."""
-        content = self.shelf.content(self.slot)
-        if self.slot is not None:
-            touched, reach, now = self.touched, self.reach, self.shelf.now
-            content = {key: held for key, held in content.items() if now - touched(held) <= reach}
-        return self.copied(content)
+        """Return what is held; later events do not show in it."""
+        return self.copied(self.shelf.content(self.slot))
 
-    def insert(self, key: Any, held: Any) -> None:  # noqa: ANN401 - each cell its own
-        """Keep `held` for `key`; it counts as old from the next turn on."""
-        self.shelf.put(key, self.slot, held)
+    def without_idle(self, content: dict[Any, Any], now: datetime) -> dict[Any, Any]:
+        """Return what `copy` returned, of a shared record without what is idle: that may be old."""
+        if self.slot is None:
+            return content
+        touched, reach = self.touched, self.reach
+        return {key: held for key, held in content.items() if now - touched(held) <= reach}
 
 
-def put_together(cells: Sequence[Generations]) -> None:
+def put_together(cells: Sequence[Shelved]) -> None:
     """Let `cells` share a shelf, or the only one have its own; takes a look at each key unless it is so already."""
     if cells[0].shelf.cells == tuple(cells):
         return
@@ -297,4 +363,5 @@ def put_together(cells: Sequence[Generations]) -> None:
     for cell, slot in zip(cells, slots, strict=True):
         for key, held in cell.shelf.content(cell.slot).items():
             shelf.put(key, slot, held)
+    for cell, slot in zip(cells, slots, strict=True):
         cell.shelf, cell.slot = shelf, slot

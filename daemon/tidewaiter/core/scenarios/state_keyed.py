@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from tidewaiter.core.scenarios import state_cells
-from tidewaiter.core.scenarios.state_cells import BEGINNING, END, Cell, CellSpec, Key, Keyed, Value, later
+from tidewaiter.core.scenarios.state_cells import BEGINNING, END, Cell, CellSpec, Key, Keyed, Shelved, Value, later
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -30,27 +30,7 @@ _DAY_PART: Final[msgspec.msgpack.Decoder[tuple[datetime, list[str | tuple[str, .
 )
 
 
-class _HeldCell(Keyed):
-    __slots__ = ("held",)
-
-    def __init__(self, spec: CellSpec) -> None:
-        super().__init__(spec)
-        self.held: dict[Any, Any] = {}
-
-    def keys(self) -> int:
-        """Return how many keys are held."""
-        return len(self.held)
-
-    def copy(self) -> Any:  # noqa: ANN401 - each cell its own
-        """Return what is held; later events do not show in it."""
-        return self.held.copy()
-
-    def insert(self, key: Any, held: Any) -> None:  # noqa: ANN401 - each cell its own
-        """Keep `held` for `key`."""
-        self.held[key] = held
-
-
-class SinceCell(_HeldCell):
+class SinceCell(Shelved):
     """The time of the first or of the newest event of each key; a first time means something from `known` on."""
 
     __slots__ = ()
@@ -61,34 +41,41 @@ class SinceCell(_HeldCell):
         """A key first seen before this may be any age."""
         return later(self.start or BEGINNING, timedelta(microseconds=self.spec.warmup))
 
-    def read(self, key: Key, time: datetime) -> timedelta | None:
+    def value(self, held: datetime | None, time: datetime) -> timedelta | None:
         """Return the time since, at an event that is not the metric's own."""
-        held = self.held.get(key)
         if held is None or (self.spec.warmup and held < self.known):
             return None
-        since: timedelta = time - held
-        return since
+        return time - held
+
+    def read(self, key: Key, time: datetime) -> timedelta | None:
+        """Return the same by the key."""
+        return self.value(self.find(key), time)
 
 
-class KeptCell(_HeldCell):
+class KeptCell(Shelved):
     """The newest value of a field of each key, however old."""
 
     __slots__ = ()
     packed = Value
 
-    def read(self, key: Key, time: datetime) -> Value | None:  # noqa: ARG002 - as the other cells
+    def value(self, held: Value | None, time: datetime) -> Value | None:  # noqa: ARG002 - as the other cells
         """Return the value, None for nothing."""
-        return self.held.get(key)
+        return held
+
+    def read(self, key: Key, time: datetime) -> Value | None:
+        """Return the same by the key."""
+        return self.value(self.find(key), time)
 
 
-class DayCell(_HeldCell):
+class DayCell(Keyed):
     """A metric over the current calendar day; `end` is when that day ends."""
 
-    __slots__ = ("_dead", "_shift", "end")
+    __slots__ = ("_dead", "_shift", "end", "held")
 
     def __init__(self, spec: CellSpec) -> None:
         """Hold nothing yet."""
         super().__init__(spec)
+        self.held: dict[Any, Any] = {}
         self.end = BEGINNING
         self._shift = timedelta(seconds=spec.utc_offset)
         self._dead: dict[Any, Any] = {}
@@ -130,6 +117,14 @@ class DayCell(_HeldCell):
             for _ in range(seen):
                 self._dead.popitem()
         return seen
+
+    def keys(self) -> int:
+        """Return how many keys are held."""
+        return len(self.held)
+
+    def insert(self, key: Any, held: Any) -> None:  # noqa: ANN401 - each cell its own
+        """Keep `held` for `key`."""
+        self.held[key] = held
 
     def copy(self) -> tuple[datetime, dict[Any, Any]]:
         """Return what is held, with the end of its day; later events do not show in it."""

@@ -346,7 +346,7 @@ def test_idle_keys_are_forgotten(kind: str, keys: int) -> None:
     assert spec.kind == kind
     evaluate = ruleset.bind(state)
     evaluate(*many(ruleset, keys, 0))
-    assert state.keys() == keys
+    assert state.keys() == state.entries() == keys
     assert state.sweep(START, 10_000) <= 10_000
     assert state.keys() == keys  # within reach
     evaluate(*columns(ruleset, [Row(86_400, "other", "s", "p", 1, 1, True)]))
@@ -382,6 +382,25 @@ def test_of_an_idle_record_only_what_matters_for_ever_is_kept() -> None:
     assert restored(state, ruleset, Row(12, "k7", "s", "p", 1, 1, True)).keys() == 600
     hits = evaluate(*columns(ruleset, [Row(20, "k8", "s", "p", 3, 5, True)]))
     assert [hit[4] for hit in hits] == [20_000_000, 5, 3, 1]
+
+
+@pytest.mark.parametrize("kind", ["count", "sum", "distinct", "latest", "shifted", "run", "offset"])
+def test_a_key_in_both_halves_is_written_once_as_it_is_now(kind: str) -> None:
+    """What is old is not looked up again when the state is copied, but when it is written; a copy counts it twice."""
+    ruleset = load(IDLE[kind])
+    state = ruleset.new_state()
+    evaluate = ruleset.bind(state)
+    evaluate(*many(ruleset, 3000, 0))
+    evaluate(*columns(ruleset, [Row(15.5, "other", "s", "p", 1, 1, True)]))  # the others are old now
+    evaluate(*many(ruleset, 3, 15.5))
+    assert (state.keys(), state.entries()) == (3001, 3004)
+    frozen = state.freeze()
+    expected = evaluate(*many(ruleset, 5, 16))
+    chunks = list(frozen.encode_chunks())
+    assert b"".join(chunks).count(b"\xa2k0") == 1
+    again = FrozenState.decode(chunks)
+    assert again.entries() == 3001
+    assert ruleset.bind(again)(*many(ruleset, 5, 16)) == expected
 
 
 def test_sums_beyond_64_bits_are_exact() -> None:

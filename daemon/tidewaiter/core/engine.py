@@ -87,9 +87,9 @@ class Engine:
         self._ingest_of = attrgetter(contract.ingest_field) if contract.ingest_field else None
 
     @property
-    def keys(self) -> int:
-        """How many ids and keys are kept: what a snapshot costs is proportional to it."""
-        return len(self.screening.seen) + self.rules.keys()
+    def entries(self) -> int:
+        """How many ids and keys are kept, some keys counted twice: what a snapshot costs is proportional to it."""
+        return len(self.screening.seen) + self.rules.entries()
 
     def load_rules(self, state: RuleState) -> None:
         """Go on with `state`."""

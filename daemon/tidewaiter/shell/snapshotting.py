@@ -31,9 +31,9 @@ log = get_logger()
 
 SHARE: Final = 50
 """A snapshot that will take s seconds is taken 50 s after the last at the earliest: at most 2 % of the time."""
-SECONDS_PER_KEY: Final = 5e-7
-"""What an id or key costs, until a snapshot of at least `TELLING_KEYS` has shown it."""
-TELLING_KEYS: Final = 10_000
+SECONDS_PER_ENTRY: Final = 5e-7
+"""What an id or a key costs, until a snapshot of at least `TELLING_ENTRIES` has shown it."""
+TELLING_ENTRIES: Final = 10_000
 EVENTS_FACTOR: Final = 2
 """After so many times `snapshot_events` a snapshot is taken whatever it costs: it bounds what a crash replays."""
 _RETRY_SECONDS: Final = 5.0
@@ -63,8 +63,8 @@ class Snapshotting:
         self._taken_at_events = events_read
         self._taken_at = time.monotonic()
         self._not_before = 0.0
-        self._seconds_per_key = SECONDS_PER_KEY
-        self._taken_keys = 0
+        self._seconds_per_entry = SECONDS_PER_ENTRY
+        self._taken_entries = 0
         self._unrecorded: list[SnapshotRecorded] = []
 
     def take_written(self) -> list[SnapshotRecorded]:
@@ -88,7 +88,7 @@ class Snapshotting:
         wanted = events >= configured or (now - self._taken_at) * 1e6 >= self._pace.snapshot_interval_us
         if not wanted or now < self._not_before:
             return False
-        self._not_before = self._taken_at + SHARE * engine.keys * self._seconds_per_key
+        self._not_before = self._taken_at + SHARE * engine.entries * self._seconds_per_entry
         return now >= self._not_before
 
     def take(self, engine: Engine, ledger: Ledger, mark: AuditMark) -> None:
@@ -96,7 +96,7 @@ class Snapshotting:
         if self._writing is not None or mark.index == self._taken_at_index:
             return
         began = time.monotonic()
-        self._taken_keys = engine.keys
+        self._taken_entries = engine.entries
         frozen = freeze(engine, ledger, mark)
         stalled = time.monotonic() - began
         self._taken_at_index, self._taken_at_events, self._taken_at = mark.index, ledger.totals.events_read, began
@@ -121,8 +121,8 @@ class Snapshotting:
             return
         written = finished.result()
         self._unrecorded.append(SnapshotRecorded(written.document, written.entries))
-        if self._taken_keys >= TELLING_KEYS:
-            self._seconds_per_key = written.seconds / self._taken_keys
+        if self._taken_entries >= TELLING_ENTRIES:
+            self._seconds_per_entry = written.seconds / self._taken_entries
         log.info(
             "snapshot.written", file=written.document.file.partition("/")[2], offset=written.offset,
             seconds=round(written.seconds, 3), stalled_ms=round(written.stalled * 1e3, 1),

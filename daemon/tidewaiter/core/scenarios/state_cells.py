@@ -23,14 +23,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from itertools import islice
+from itertools import compress, islice
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import msgspec
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterator, Mapping, Sequence
+    from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 
 SMALL: Final = 2048  # a cell with so few keys is in the processor's cache anyway and is not turned
 PURGE_WINDOWS: Final = 16  # how often, in windows, the few keys of small cells and latches are looked through
@@ -100,6 +100,10 @@ class Cell(ABC):
     def keys(self) -> int:
         """Return how many keys are held."""
 
+    def entries(self) -> int:
+        """Return how many keys are held at most; costs nothing."""
+        return self.keys()
+
     @abstractmethod
     def copy(self) -> Any:  # noqa: ANN401 - each cell its own
         """Return what is held; later events do not show in it."""
@@ -115,6 +119,16 @@ class Cell(ABC):
     @abstractmethod
     def restore(self, part: msgspec.Raw) -> None:
         """Take back one of the `parts`. Raises msgspec.DecodeError or ValueError for anything else."""
+
+
+Half = tuple[list[Any], list[Any]]  # keys, and what is held for each of them
+
+
+def pieces(keys: Iterable[Any], held: Iterable[Any]) -> Iterator[Half]:
+    """Yield keys and what is held for them, CHUNK_KEYS at a time."""
+    keys, held = iter(keys), iter(held)
+    while some := list(islice(keys, CHUNK_KEYS)):
+        yield some, list(islice(held, CHUNK_KEYS))
 
 
 class Keyed(Cell):
@@ -136,12 +150,14 @@ class Keyed(Cell):
     def insert(self, key: Any, held: Any) -> None:  # noqa: ANN401 - each cell its own
         """Keep `held` for `key`."""
 
-    def parts(self, content: dict[Any, Any]) -> Iterator[Any]:
-        """Yield (keys, what is kept for each of them)."""
-        keys = iter(content)
-        pack = self.pack
-        while some := list(islice(keys, CHUNK_KEYS)):
-            yield some, [pack(content[key]) for key in some]
+    def part(self, keys: list[Any], held: list[Any]) -> Any:  # noqa: ANN401 - each cell its own
+        """Return keys, and what is kept for each of them, as `restore` takes them back."""
+        return keys, list(map(self.pack, held))
+
+    def parts(self, content: Any) -> Iterator[Any]:  # noqa: ANN401 - what `copy` returned
+        """Yield what `part` makes of the keys."""
+        for keys, held in pieces(content, content.values()):
+            yield self.part(keys, held)
 
     def restore(self, part: msgspec.Raw) -> None:
         """Take back a part."""
@@ -282,6 +298,28 @@ class Shelf:
         return found
 
 
+    def older(self, slot: int | None) -> Half:
+        """Return what the cell at `slot` keeps by key outside of the young half."""
+        keys, held = _column(self.old, self.old.values(), slot)
+        if slot is not None and slot >= len(self._limited):
+            resting, values = _column(self.resting, self.resting.values(), slot - len(self._limited))
+            keys, held = keys + resting, held + values
+        return keys, held
+
+    def newer(self, slot: int | None) -> Half:
+        """Return what the cell at `slot` keeps by key in the young half."""
+        return _column(self.young, self.young.values(), slot)
+
+
+def _column(keys: Iterable[Any], held: Iterable[Any], slot: int | None) -> Half:
+    """Return keys and what stands under them; with a `slot` what their records have there, if anything."""
+    if slot is None:
+        return list(keys), list(held)
+    column = list(map(itemgetter(slot), held))
+    there = [each is not None for each in column]
+    return list(compress(keys, there)), list(compress(column, there))
+
+
 class Shelved(Keyed):
     """A cell that keeps its keys on a shelf; here: for ever."""
 
@@ -301,9 +339,36 @@ class Shelved(Keyed):
         """Return how many keys are held."""
         return len(self.shelf.content(self.slot))
 
-    def copy(self) -> dict[Any, Any]:
-        """Return what is held; later events do not show in it."""
-        return self.shelf.content(self.slot)
+    def entries(self) -> int:
+        """Return how many keys are held at most: a key in both halves counts twice."""
+        shelf = self.shelf
+        return len(shelf.old) + len(shelf.young) + (0 if self.slot is None else len(shelf.resting))
+
+    def copied(self, held: list[Any]) -> list[Any]:
+        """Return `held`, a list of its own, with what can change in it replaced by copies."""
+        return held
+
+    def copy(self) -> tuple[Half, Half]:
+        """Return the old half and the young one; later events do not show in them.
+
+        They are put together only when they are written: looking each key up would keep the stream waiting.
+        """
+        older, newer = self.shelf.older(self.slot), self.shelf.newer(self.slot)
+        return (older[0], self.copied(older[1])), (newer[0], self.copied(newer[1]))
+
+    def parts(self, content: tuple[Half, Half]) -> Iterator[Any]:
+        """Yield what `part` makes of the keys; what the young half holds of a key is what counts."""
+        old, young = content
+        newer: set[Any] = set()
+        if old[0]:
+            for keys, _ in pieces(*young):
+                newer.update(keys)
+        for keys, held in pieces(*old):
+            pairs = [(key, each) for key, each in zip(keys, held, strict=True) if key not in newer]
+            if pairs:
+                yield self.part([key for key, _ in pairs], [each for _, each in pairs])
+        for keys, held in pieces(*young):
+            yield self.part(keys, held)
 
     def insert(self, key: Any, held: Any) -> None:  # noqa: ANN401 - each cell its own
         """Keep `held` for `key`; it counts as old from the next turn on."""
@@ -333,25 +398,22 @@ class Generations(Shelved):
     def touched(self, held: Any) -> datetime:  # noqa: ANN401 - each cell its own
         """Return the time from which on the reach of `held` is counted."""
 
-    def copied(self, held: dict[Any, Any]) -> dict[Any, Any]:
-        """Return `held`, a dictionary of its own, with what can change in it replaced by copies."""
-        return held
-
     def is_idle(self, key: Key, effective: datetime) -> bool:
         """Whether what is kept for `key` means nothing any more."""
         held = self.find(key)
         return held is None or effective - self.touched(held) > self.reach
 
-    def copy(self) -> dict[Any, Any]:
-        """Return what is held; later events do not show in it."""
-        return self.copied(self.shelf.content(self.slot))
 
-    def without_idle(self, content: dict[Any, Any], now: datetime) -> dict[Any, Any]:
+    def without_idle(self, content: tuple[Half, Half], now: datetime) -> tuple[Half, Half]:
         """Return what `copy` returned, of a shared record without what is idle: that may be old."""
         if self.slot is None:
             return content
-        touched, reach = self.touched, self.reach
-        return {key: held for key, held in content.items() if now - touched(held) <= reach}
+        return self._still_counting(content[0], now), self._still_counting(content[1], now)
+
+    def _still_counting(self, half: Half, now: datetime) -> Half:
+        touched, reach, (keys, held) = self.touched, self.reach, half
+        there = [now - touched(each) <= reach for each in held]
+        return list(compress(keys, there)), list(compress(held, there))
 
 
 def put_together(cells: Sequence[Shelved]) -> None:

@@ -176,9 +176,9 @@ class RunCell(Generations):
         """Return the newest time."""
         return held.newest()
 
-    def copied(self, held: dict[Any, Any]) -> dict[Any, Any]:
+    def copied(self, held: list[Any]) -> list[Any]:
         """Return times and values for each key."""
-        return {key: run.columns() for key, run in held.items()}
+        return [run.columns() for run in held]
 
     def unpack(self, packed: Columns) -> Run:
         """Return the aggregate."""
@@ -244,12 +244,12 @@ class OffsetCell(Generations):
         """Return the newest time."""
         return held.pending[-1][0] if held.pending else held.run.newest()
 
-    def copied(self, held: dict[Any, Any]) -> dict[Any, Any]:
+    def copied(self, held: list[Any]) -> list[Any]:
         """Return times and values for each key: those too young, then those in the window."""
-        return {
-            key: (([time for time, _ in each.pending], [value for _, value in each.pending]), each.run.columns())
-            for key, each in held.items()
-        }
+        return [
+            (([time for time, _ in each.pending], [value for _, value in each.pending]), each.run.columns())
+            for each in held
+        ]
 
     def unpack(self, packed: tuple[Columns, Columns]) -> Shifted:
         """Return both."""

@@ -21,16 +21,12 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections import OrderedDict
 from datetime import datetime, timedelta
-from itertools import islice
-from typing import TYPE_CHECKING, Any, Final
+from itertools import compress
+from typing import Any, Final
 
 import msgspec
 
-from tidewaiter.core.scenarios import state_cells
 from tidewaiter.core.scenarios.state_cells import BEGINNING, CellSpec, Generations, Key, Value, later
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 LIST_LIMIT: Final = 32
 SPARE: Final = 8  # up to this place, what has left the window may stay in a list
@@ -104,30 +100,33 @@ class CountCell(WindowCell):
         held[0] = place
         return len(held) - place
 
-    def copied(self, held: dict[Any, Any]) -> dict[Any, Any]:
-        """Return `held` with lists of its own, of the times within the window as of the last look."""
-        for key, value in held.items():
-            if value.__class__ is list:
-                held[key] = value[value[0] :]
+    def copied(self, held: list[Any]) -> list[Any]:
+        """Return `held` with lists of its own, of the times within the window at the last look; few have any."""
+        kinds = list(map(type, held))
+        if list in kinds:
+            for at in compress(range(len(held)), [kind is list for kind in kinds]):
+                held[at] = held[at][held[at][0] :]
         return held
 
-    def parts(self, content: dict[Any, Any]) -> Iterator[_CountPart]:
-        """Yield the keys by how many times they have."""
-        keys = iter(content)
-        while some := list(islice(keys, state_cells.CHUNK_KEYS)):
-            part = _CountPart()
-            for key in some:
-                held = content[key]
-                if isinstance(held, datetime):
-                    part.one.append(key)
-                    part.one_held.append(held)
-                elif isinstance(held, tuple):
-                    part.two.append(key)
-                    part.two_held.append(held)
-                else:
-                    part.many.append(key)
-                    part.many_held.append(held)
-            yield part
+    def part(self, keys: list[Any], held: list[Any]) -> _CountPart:
+        """Return the keys by how many times they have."""
+        kinds = set(map(type, held))
+        if kinds == {datetime}:
+            return _CountPart(one=keys, one_held=held)
+        if kinds == {tuple}:
+            return _CountPart(two=keys, two_held=held)
+        part = _CountPart()
+        for key, each in zip(keys, held, strict=True):
+            if isinstance(each, datetime):
+                part.one.append(key)
+                part.one_held.append(each)
+            elif isinstance(each, tuple):
+                part.two.append(key)
+                part.two_held.append(each)
+            else:
+                part.many.append(key)
+                part.many_held.append(each)
+        return part
 
     def restore(self, part: msgspec.Raw) -> None:
         """Take back a part of what a copy held."""
@@ -166,9 +165,9 @@ class SumCell(WindowCell):
         total: int = held[0]
         return total
 
-    def copied(self, held: dict[Any, Any]) -> dict[Any, Any]:
+    def copied(self, held: list[Any]) -> list[Any]:
         """Return `held` with lists of its own."""
-        return {key: value[:] for key, value in held.items()}  # of a pair this is the pair itself
+        return [each[:] for each in held]  # of a pair this is the pair itself
 
     def pack(self, held: Any) -> Any:  # noqa: ANN401 - a pair or a list
         """Return times and amounts within the window as of the last look."""
@@ -226,9 +225,9 @@ class DistinctCell(WindowCell):
             self.drop(held, time)
         return len(held[1])
 
-    def copied(self, held: dict[Any, Any]) -> dict[Any, Any]:
+    def copied(self, held: list[Any]) -> list[Any]:
         """Return `held` with dictionaries of its own."""
-        return {key: each if each.__class__ is tuple else [each[0], each[1].copy()] for key, each in held.items()}
+        return [each if each.__class__ is tuple else [each[0], each[1].copy()] for each in held]
 
     def pack(self, held: Any) -> Any:  # noqa: ANN401 - a pair or a list
         """Return times and values."""
@@ -310,9 +309,9 @@ class ShiftedCell(InlineCell):
         value: Value = held[0 if self.spec.fn == "sum" else border - 1]
         return value
 
-    def copied(self, held: dict[Any, Any]) -> dict[Any, Any]:
+    def copied(self, held: list[Any]) -> list[Any]:
         """Return `held` with lists of its own."""
-        return {key: value[:] for key, value in held.items()}
+        return [each[:] for each in held]
 
     def pack(self, held: list[Any]) -> Any:  # noqa: ANN401 - each cell its own
         """Return times, and values if there are any."""

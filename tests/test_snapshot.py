@@ -25,6 +25,7 @@ from pure_core import (
     run_stream,
 )
 from rigs.faulty_disk import Fault, FaultyDisk, Primitive
+from tidewaiter.core import snapshot
 from tidewaiter.core.commits import prepare
 from tidewaiter.core.errors import DurabilityError
 from tidewaiter.core.ledger import AuditMark, Ledger
@@ -164,13 +165,25 @@ def test_a_snapshot_of_another_format_is_none() -> None:
     assert decode_header(body) is None
 
 
-def test_a_large_state_is_written_in_short_slices() -> None:
-    """No slice holds more than 2,000 ids, so that another thread can run in between; all of them come back."""
+def test_a_large_state_is_written_in_short_frames_and_few_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No frame holds more than 2,000 ids, so that another thread can run in between; all of them come back.
+
+    How the frames are put together to be hashed and written does not show in the bytes.
+    """
     engine = new_engine()
     assert engine.screening.seen.add_new([f"id{number}" for number in range(7_001)], 3)
-    slices = list(encode(freeze(engine, Ledger(), MARK)))
-    assert max(map(len, slices)) < 30_000
-    again = restored(b"".join(slices), QUARANTINE)
+    frozen = freeze(engine, Ledger(), MARK)
+    (data,) = encode(frozen)
+    frames = data.split(b"\xa3ids")
+    assert len(frames) == 1 + 4
+    assert max(map(len, frames)) < 30_000
+    monkeypatch.setattr(snapshot, "BLOCK_BYTES", 10_000)
+    whole = hashlib.sha256()
+    blocks = list(encode(frozen, whole))
+    assert len(blocks) == 4
+    assert b"".join(blocks) == data
+    assert whole.digest() == hashlib.sha256(data).digest()
+    again = restored(data, QUARANTINE)
     assert set(again.screening.seen) == set(engine.screening.seen)
 
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 MAGIC: Final = b"tidewaiter-snapshot/1\n"
 _SLICE: Final = 2_000
+BLOCK_BYTES: Final = 1 << 20
 
 
 class Header(Struct, frozen=True):
@@ -66,15 +67,29 @@ def freeze(engine: Engine, ledger: Ledger, mark: AuditMark) -> Frozen:
     return Frozen(header, ids, engine.rules.freeze())
 
 
-def encode(frozen: Frozen) -> Iterator[bytes]:
-    """Yield the snapshot's bytes in slices short enough that another thread can run between them."""
-    digest = hashlib.sha256(MAGIC)
-    yield MAGIC
+def encode(frozen: Frozen, whole: hashlib._Hash | None = None) -> Iterator[bytes]:
+    """Yield the snapshot's bytes in blocks of about BLOCK_BYTES, the last one with the hash of all before it.
+
+    `whole`, a new SHA-256, is left with that of all that was yielded.
+
+    No step takes long, so that another thread can run in between; and there are few blocks, because whoever hashes or
+    writes one lets the interpreter go and then has to wait for it.
+    """
+    digest = hashlib.sha256() if whole is None else whole
+    parts, size = [MAGIC], len(MAGIC)
     for frame in _frames(frozen):
-        data = len(frame).to_bytes(4, "little") + frame
-        digest.update(data)
-        yield data
-    yield bytes(4) + digest.digest()
+        parts += (len(frame).to_bytes(4, "little"), frame)
+        size += 4 + len(frame)
+        if size >= BLOCK_BYTES:
+            block = b"".join(parts)
+            parts, size = [], 0
+            digest.update(block)
+            yield block
+    block = b"".join(parts)
+    digest.update(block)
+    end = bytes(4) + digest.digest()
+    digest.update(end)
+    yield block + end
 
 
 def _frames(frozen: Frozen) -> Iterator[bytes]:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 KEPT: Final = 2
 
-SYNCED_BYTES: Final = 1 << 20
+SYNCED_BYTES: Final = snapshot.BLOCK_BYTES
 """A snapshot is written out bit by bit: one large fsync at its end would keep the commits' small ones waiting."""
 
 
@@ -60,10 +60,9 @@ def _write(disk: Disk, path: Path, frozen: Frozen) -> tuple[str, int]:
     try:
         disk.truncate(fd, 0, path)
         offset = synced = 0
-        for data in snapshot.encode(frozen):
+        for data in snapshot.encode(frozen, whole):
             # If we die here, a leftover temporary file is found, which the next start removes.
             disk.write_at(fd, data, offset, path)
-            whole.update(data)
             offset += len(data)
             if offset - synced >= SYNCED_BYTES:
                 disk.datasync(fd, path)

@@ -8,6 +8,7 @@ before it must be materialised.
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -47,6 +48,13 @@ class _Written(NamedTuple):
     offset: int
     seconds: float
     stalled: float
+
+
+def _written(finished: asyncio.Future[_Written]) -> None:
+    gc.enable()
+    # what went wrong is raised when it is collected; a daemon that ends before that must not leave it unseen
+    if not finished.cancelled():
+        finished.exception()
 
 
 class Snapshotting:
@@ -96,14 +104,14 @@ class Snapshotting:
         if self._writing is not None or mark.index == self._taken_at_index:
             return
         began = time.monotonic()
+        gc.disable()  # the copy goes soon, and holds no cycles: to walk through it would be another stall
         self._taken_entries = engine.entries
         frozen = freeze(engine, ledger, mark)
         stalled = time.monotonic() - began
         self._taken_at_index, self._taken_at_events, self._taken_at = mark.index, ledger.totals.events_read, began
         loop = asyncio.get_running_loop()
         self._writing = loop.run_in_executor(self._thread, self._write, frozen, began, stalled)
-        # what went wrong is raised when it is collected; a daemon that ends before that must not leave it unseen
-        self._writing.add_done_callback(lambda finished: finished.cancelled() or finished.exception())
+        self._writing.add_done_callback(_written)
 
     def _write(self, frozen: Frozen, began: float, stalled: float) -> _Written:
         document = write_snapshot(self._disk, self._state, frozen)

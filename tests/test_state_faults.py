@@ -16,10 +16,12 @@ import pytest
 from rigs import daemon
 from rigs.daemon import Following, make_settings, make_stream, none_of
 from rigs.tmpfs import quick_directory
+from tidewaiter.core import audit
 from tidewaiter.core.engine import Engine
 from tidewaiter.core.errors import EXIT_CLEAN, EXIT_DURABILITY, EXIT_HALTED, EXIT_INTEGRITY, EXIT_USAGE
 from tidewaiter.edges.durable import Disk
 from tidewaiter.shell import governing as governing_module
+from tidewaiter.shell import replay
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -473,6 +475,65 @@ def test_new_engine_with_other_results_is_refused_until_accepted(
     assert daemon.run(settings_for(place, "state")).status == EXIT_CLEAN
     counted = daemon.entries(state, "batch.committed")[-1]["totals"]
     assert counted["events_read"] == len((place / "in" / "events.jsonl").read_bytes().splitlines())
+
+
+@pytest.mark.parametrize("at_once", [1, 4_000, 12_000, 1 << 20])
+def test_replay_does_not_depend_on_how_much_is_evaluated_at_once(
+    place: Path, state: Path, monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    """Batches are put together up to a bound, a batch beyond it is cut, and what comes of them is the same."""
+    for path in (state / "snapshots").iterdir():
+        path.unlink()
+    seen: list[int] = []
+    original = replay._replay
+    monkeypatch.setattr(replay, "CHUNK_BYTES", at_once)
+
+    async def counted(engine: Engine, stretch: Any, chunks: Any) -> Any:
+        seen.append(len(stretch.batches))
+        return await original(engine, stretch, chunks)
+
+    monkeypatch.setattr(replay, "_replay", counted)
+    batches = [entry["first"] for entry in daemon.entries(state, "batch.committed") if entry["cause"] == "batch"]
+    assert_goes_on(place, state)
+    assert sum(seen) == len(batches)
+    # a run of the fixture read on where the one before had ended: to the next start nothing tells them apart
+    assert max(seen) == {1: 1, 4_000: 1, 12_000: 2, 1 << 20: len(batches)}[at_once]
+
+
+@pytest.mark.parametrize("batch_bytes", [300, 5000])
+@pytest.mark.parametrize("how", ["changed", "one less", "one more", "one more at the end"])
+def test_replay_that_differs_names_the_first_batch(
+    place: Path, monkeypatch: pytest.MonkeyPatch, how: str, batch_bytes: int
+) -> None:
+    """One flag of the whole replay is another one, is missing or is there twice: its batch is found among all.
+
+    One more behind the last of them is found as well.
+    """
+    state = place / "differs"
+    dead = DeadDisk(audit.RUN_ENDED)
+    daemon.run(settings_for(place, state.name, batch_bytes=batch_bytes), disk=dead)
+    for path in (state / "snapshots").iterdir():
+        path.unlink()
+    flagged = [entry for entry in daemon.entries(state, "batch.committed") if entry["counts"]["flags"]]
+    chosen = (state / "flags.jsonl").read_bytes().splitlines(keepends=True)[-1 if how == "one more at the end" else 20]
+    original = Engine._flags
+
+    def flags(engine: Engine, admitted: Any, lines: Any) -> tuple[list[str] | None, list[tuple[int, bytes]]]:
+        projections, found = original(engine, admitted, lines)
+        for at, (line, record) in enumerate(found):
+            if record == chosen:
+                other = {"changed": [(line, record.replace(b"1", b"2"))], "one less": []}
+                found[at : at + 1] = other.get(how, [found[at]] * 2)
+                break
+        return projections, found
+
+    monkeypatch.setattr(Engine, "_flags", flags)
+    wrong = next(entry for entry in flagged if entry["totals"]["flags"] > 20)
+    if how == "one more" and wrong["totals"]["flags"] == 21:  # the one behind it begins with what is too much
+        wrong = flagged[flagged.index(wrong) + 1]
+    found = assert_refused(place, state, "gives other flags")
+    assert f"up to byte {wrong['offset']} gives" in found or how == "one more at the end"
+    shutil.rmtree(state)
 
 
 def test_crash_after_an_accepted_state_loss(

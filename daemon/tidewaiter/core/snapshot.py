@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
+from itertools import chain
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -104,7 +106,10 @@ def _frames(frozen: Frozen) -> Iterator[bytes]:
 
 
 class Snapshot(Struct):
-    """A snapshot whose bytes are as they were written; what is inside is decoded only when it is needed."""
+    """A snapshot whose bytes are as they were written; what is inside is decoded only when it is needed.
+
+    `data` is empty where the header is all that is needed, and behind `load_into`.
+    """
 
     header: Header
     data: bytes
@@ -112,19 +117,23 @@ class Snapshot(Struct):
     def load_into(self, engine: Engine) -> None:
         """Give the engine the state of the snapshot; contract, ruleset and policy must be those it was taken under.
 
-        Raises IntegrityRefusal for contents that this version does not understand.
+        The bytes are given back. Raises IntegrityRefusal for contents that this version does not understand.
         """
         ids: list[list[list[str]]] = [[], [], []]
-        rules: list[bytes] = []
-        frames = _split(self.data)
+        data, self.data = self.data, b""
+        frames = _split(data)
         next(frames)
+        contents = map(_tagged.decode, frames)
+        first: list[bytes] = []
         try:
-            for frame in frames:
-                tag, number, content = _tagged.decode(frame)
-                if tag == "ids":
-                    ids[number].append(content)
-                else:
-                    rules.append(content)
+            for tag, number, content in contents:
+                if tag != "ids":  # the rules stand behind the ids, and are decoded one by one
+                    first.append(content)
+                    break
+                ids[number].append(content)
+            rules = chain(first, map(itemgetter(2), contents))
+            old = is_format_1(first)
+            state = read_format_1(list(rules), engine.ruleset) if old else FrozenState.decode(rules)
         except (*UNREADABLE, IndexError) as error:
             raise IntegrityRefusal(
                 "a snapshot is of a version that is not understood", hint="run the version that wrote it"
@@ -133,8 +142,7 @@ class Snapshot(Struct):
         micros = self.header.effective
         screening.effective = None if micros is None else EPOCH + dt.timedelta(microseconds=micros)
         screening.seen.load(self.header.period, ids)
-        old = is_format_1(rules)
-        engine.load_rules(read_format_1(rules, engine.ruleset) if old else FrozenState.decode(rules))
+        engine.load_rules(state)
 
 
 def decode_header(data: bytes) -> Header | None:
@@ -161,7 +169,7 @@ def decode(data: bytes) -> Snapshot | None:
 _tagged: Final[msgspec.msgpack.Decoder[tuple[str, int, Any]]] = msgspec.msgpack.Decoder(tuple[str, int, Any])
 
 
-def _split(data: bytes) -> Iterator[bytes]:
+def _split(data: bytes) -> Iterator[memoryview]:
     """Yield the frames; stops at the end mark or where the bytes end."""
     view = memoryview(data)
     if not data.startswith(MAGIC):
@@ -171,5 +179,5 @@ def _split(data: bytes) -> Iterator[bytes]:
         length = int.from_bytes(view[at : at + 4], "little")
         if length == 0:
             return
-        yield bytes(view[at + 4 : at + 4 + length])
+        yield view[at + 4 : at + 4 + length]
         at += 4 + length

@@ -74,8 +74,19 @@ def _write(disk: Disk, path: Path, frozen: Frozen) -> tuple[str, int]:
 
 
 def read_snapshots(state: Path) -> list[tuple[Path, Snapshot | None]]:
-    """Return the snapshot files, newest first, each decoded, or None where it is damaged."""
-    return [(path, snapshot.decode(path.read_bytes())) for path in snapshot_files(state)]
+    """Return the snapshot files, newest first, each checked, or None where it is damaged.
+
+    Only the newest that is whole keeps its bytes: nobody needs the state of another one.
+    """
+    found: list[tuple[Path, Snapshot | None]] = []
+    whole = False
+    for path in snapshot_files(state):
+        read = snapshot.decode(path.read_bytes())
+        if read is not None and whole:
+            read.data = b""
+        whole = whole or read is not None
+        found.append((path, read))
+    return found
 
 
 def remove_leftovers(disk: Disk, state: Path) -> None:

@@ -208,7 +208,7 @@ def restored(state: RuleState, ruleset: Ruleset, last: Row) -> RuleState:
 
 def test_every_metric_has_the_value_of_a_rescan() -> None:
     """At each event, its own or not, with sweeps, snapshots and reloads in between."""
-    deeds = st.sampled_from(("none", "none", "none", "sweep", "snapshot", "adopt"))
+    deeds = st.sampled_from(("none", "none", "none", "sweep", "copy ahead", "copy ahead", "snapshot", "adopt"))
 
     @settings(max_examples=400, deadline=None)
     @given(metrics(), histories(), st.sampled_from([0, 9, -5]), st.data())
@@ -226,6 +226,8 @@ def test_every_metric_has_the_value_of_a_rescan() -> None:
             if deed == "sweep":
                 budget = data.draw(st.integers(0, 5))
                 assert state.sweep(row.time, budget) <= budget
+            elif deed == "copy ahead":
+                state.copy_ahead(data.draw(st.integers(1, 3)))
             elif deed == "snapshot":
                 state = restored(state, ruleset, row)
                 evaluate = ruleset.bind(state)
@@ -394,13 +396,35 @@ def test_a_key_in_both_halves_is_written_once_as_it_is_now(kind: str) -> None:
     evaluate(*columns(ruleset, [Row(15.5, "other", "s", "p", 1, 1, True)]))  # the others are old now
     evaluate(*many(ruleset, 3, 15.5))
     assert (state.keys(), state.entries()) == (3001, 3004)
+    assert not state.copy_ahead(2000)
+    evaluate(*columns(ruleset, [Row(15.5, "k7", "s", "p", 1, 1, True)]))  # copied before, and touched again
+    assert not state.copy_ahead(1000)
+    assert state.copy_ahead(1000)
     frozen = state.freeze()
-    expected = evaluate(*many(ruleset, 5, 16))
+    expected = evaluate(*many(ruleset, 9, 16))
     chunks = list(frozen.encode_chunks())
     assert b"".join(chunks).count(b"\xa2k0") == 1
     again = FrozenState.decode(chunks)
     assert again.entries() == 3001
-    assert ruleset.bind(again)(*many(ruleset, 5, 16)) == expected
+    assert ruleset.bind(again)(*many(ruleset, 9, 16)) == expected
+
+
+@pytest.mark.parametrize("kind", ["count", "sum", "distinct", "latest", "shifted", "run", "offset"])
+def test_what_was_copied_ahead_of_a_turn_does_not_count(kind: str) -> None:
+    """The old half that was being copied is gone, and what has become old since is in the snapshot."""
+    ruleset = load(IDLE[kind])
+    state = ruleset.new_state()
+    evaluate = ruleset.bind(state)
+    for at in (0, 15.5):
+        evaluate(*many(ruleset, 3000, at))
+    assert not state.copy_ahead(1000)
+    evaluate(*many(ruleset, 3000, 25))
+    evaluate(*columns(ruleset, [Row(31, "other", "s", "p", 1, 1, True)]))
+    frozen = state.freeze()
+    expected = evaluate(*many(ruleset, 9, 31.5))
+    again = FrozenState.decode(list(frozen.encode_chunks()))
+    assert again.keys() == 3001
+    assert ruleset.bind(again)(*many(ruleset, 9, 31.5)) == expected
 
 
 def test_sums_beyond_64_bits_are_exact() -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from scenario_demo import START
 from scenario_run import Run, block, event, load, rows_of
+from tidewaiter.core.scenarios.state import FrozenState, RuleState
 
 FILES: Final = {"lists/banks.txt": b"# watched\nAB\nCD\n\n", "lists/vip.csv": b"note,id\nfirst,a\n"}
 
@@ -351,6 +352,26 @@ def test_a_sequence_finds_the_newest_candidate_and_uses_it_up(more: str, expecte
     ]  # fmt: skip
     flags = run.flags(*({"second": s, "kind": k, "cash": c, "amount": 100 * m} for s, k, c, m in rows))
     assert [(flag["row"], flag["metric_value"]) for flag in flags] == expected
+
+
+def test_a_candidate_that_was_used_up_is_not_in_a_snapshot_begun_before() -> None:
+    """It was taken from the old half, which is otherwise copied ahead of the snapshot."""
+    ruleset = load(block("s", "on = 'cash == false'", "after = { where = 'cash', within = '10s' }"))
+    state = ruleset.new_state()
+
+    def hits(state: RuleState, second: int, *accounts: str, cash: bool) -> int:
+        events = [event(event_id=f"{second}{account}", account=account, cash=cash) for account in accounts]
+        times = [START + dt.timedelta(seconds=second)] * len(events)
+        return len(ruleset.bind(state)(events, times, *([1] * len(events) for _ in ruleset.money_columns)))
+
+    hits(state, 0, "first", cash=False)
+    hits(state, 9, *(f"a{number}" for number in range(3000)), cash=True)
+    hits(state, 11, "other", cash=True)  # the others are old now
+    assert state.copy_ahead(10_000)
+    assert hits(state, 12, "a7", cash=False) == 1
+    again = FrozenState.decode(state.freeze().encode_chunks())
+    assert again.keys() == 3000
+    assert hits(again, 12, "a7", "a8", cash=False) == 1
 
 
 def test_a_sequence_is_kept_by_its_own_key() -> None:

@@ -30,7 +30,9 @@ class Paced:
         """Begin at second 0 with nothing read."""
         self.now = 0.0
         self.seconds = entries * SECONDS_PER_ENTRY
-        self.engine: Any = SimpleNamespace(entries=entries)
+        self.ahead = [True]
+        rules = SimpleNamespace(copy_ahead=lambda _budget: self.ahead.pop() if len(self.ahead) > 1 else self.ahead[0])
+        self.engine: Any = SimpleNamespace(entries=entries, rules=rules)
         monkeypatch.setattr(snapshotting, "time", SimpleNamespace(monotonic=lambda: self.now))
         monkeypatch.setattr(snapshotting, "freeze", lambda _engine, ledger, _mark: self._frozen(ledger))
         monkeypatch.setattr(snapshotting, "write_snapshot", self._write)
@@ -102,3 +104,13 @@ def test_the_pace_follows_what_was_measured(monkeypatch: pytest.MonkeyPatch, tmp
         assert paced.due(1.0, EVENTS)
         paced.take(EVENTS)
         assert paced.due(1.5, 2 * EVENTS) is then
+
+
+def test_a_snapshot_waits_until_most_is_copied(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Bit by bit between the batches; but not beyond what a crash may replay."""
+    paced = Paced(monkeypatch, tmp_path, entries=100)
+    paced.ahead = [True, False, False]
+    assert [paced.due(1.0, EVENTS) for _ in range(3)] == [False, False, True]
+    paced.ahead = [False]
+    assert not paced.due(1.0, 2 * EVENTS - 1)
+    assert paced.due(1.0, 2 * EVENTS)

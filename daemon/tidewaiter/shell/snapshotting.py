@@ -39,6 +39,8 @@ BOUND_SHARE: Final = 3
 """Behind `snapshot_events` events it is three times as long only: at most a third of the time."""
 EVENTS_FACTOR: Final = 2
 """After so many times `snapshot_events` one is taken whatever it costs: it bounds what a crash replays."""
+KEYS_AHEAD: Final = 10_000
+"""How many keys are copied at a time before a snapshot is taken; two milliseconds where no cache holds them."""
 _RETRY_SECONDS: Final = 5.0
 
 
@@ -99,7 +101,9 @@ class Snapshotting:
         if now < self._not_before or not (bound or (now - self._taken_at) * 1e6 >= self._pace.snapshot_interval_us):
             return False
         share = BOUND_SHARE if bound else SHARE
-        return now >= self._taken_at + share * engine.entries * self._seconds_per_entry
+        if now < self._taken_at + share * engine.entries * self._seconds_per_entry:
+            return False
+        return engine.rules.copy_ahead(KEYS_AHEAD)  # most of the copy, bit by bit between the batches before it
 
     def take(self, engine: Engine, ledger: Ledger, mark: AuditMark) -> None:
         """Copy the state and begin to write it; does nothing where one is being written or nothing has changed."""

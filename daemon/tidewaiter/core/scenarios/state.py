@@ -74,6 +74,14 @@ class RuleState:
             seen += cell.sweep(effective, budget - seen, self.cells)
         return seen
 
+    def copy_ahead(self, budget: int) -> bool:
+        """Copy part of what `freeze` has to, at most `budget` keys; return whether there was less than that left."""
+        for cell in self.cells.values():
+            budget -= cell.copy_ahead(budget)
+            if budget <= 0:
+                return False
+        return True
+
     def freeze(self) -> FrozenState:
         """Return a copy as of now, to be encoded while events go on."""
         now = max((cell.shelf.now for cell in self.cells.values() if isinstance(cell, Shelved)), default=BEGINNING)

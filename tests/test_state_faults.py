@@ -19,6 +19,7 @@ from rigs.tmpfs import quick_directory
 from tidewaiter.core import audit
 from tidewaiter.core.engine import Engine
 from tidewaiter.core.errors import EXIT_CLEAN, EXIT_DURABILITY, EXIT_HALTED, EXIT_INTEGRITY, EXIT_USAGE
+from tidewaiter.core.scenarios.state import RuleState
 from tidewaiter.edges.durable import Disk
 from tidewaiter.shell import governing as governing_module
 from tidewaiter.shell import replay
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from tidewaiter.core.scenarios.state import RuleState
     from tidewaiter.shell.settings import Settings
 
 EVENTS = 400
@@ -498,6 +498,29 @@ def test_replay_does_not_depend_on_how_much_is_evaluated_at_once(
     assert sum(seen) == len(batches)
     # a run of the fixture read on where the one before had ended: to the next start nothing tells them apart
     assert max(seen) == {1: 1, 4_000: 1, 12_000: 2, 1 << 20: len(batches)}[at_once]
+
+
+def test_replay_forgets_idle_keys_as_it_goes(place: Path, state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What needs a sweep to be forgotten must not pile up over a whole stream."""
+    for path in (state / "snapshots").iterdir():
+        path.unlink()
+    swept: list[int] = []
+
+    def sweep(_state: RuleState, _effective: object, budget: int) -> int:
+        swept.append(budget)
+        return 0
+
+    original = replay._replay
+
+    async def watched(engine: Engine, stretch: Any, chunks: Any) -> Any:
+        with monkeypatch.context() as patch:
+            patch.setattr(RuleState, "sweep", sweep)
+            return await original(engine, stretch, chunks)
+
+    monkeypatch.setattr(replay, "_replay", watched)
+    assert_goes_on(place, state)
+    assert swept
+    assert min(swept) > 0
 
 
 @pytest.mark.parametrize("batch_bytes", [300, 5000])

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 from bench_tool.daemon import MeasureFailed
 from bench_tool.in_process import Clock, Rules, blocks, contract_of, parts, ruleset_of, settle, turns
 from tidewaiter.core.engine import Engine
+from tidewaiter.core.scenarios.state import SWEEP_KEYS
 from tidewaiter.core.screening import Policy, Screening
-from tidewaiter.shell.consumer import SWEEP_KEYS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

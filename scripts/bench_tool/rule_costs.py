@@ -17,7 +17,7 @@ import msgspec
 from bench_tool.in_process import Rules, contract_of, settle, turns
 from bench_tool.made_transfers import Rounds
 from tidewaiter.core.scenarios import load_ruleset
-from tidewaiter.shell.consumer import SWEEP_KEYS
+from tidewaiter.core.scenarios.state import SWEEP_KEYS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -23,8 +23,8 @@ from bench_tool.in_process import contract_of, parts, ruleset_of, settle
 from bench_tool.made_transfers import Rounds
 from tidewaiter.core.engine import Engine
 from tidewaiter.core.framing import Block
+from tidewaiter.core.scenarios.state import SWEEP_KEYS
 from tidewaiter.core.screening import EPOCH, MICROSECOND, Policy
-from tidewaiter.shell.consumer import SWEEP_KEYS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

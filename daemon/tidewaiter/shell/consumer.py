@@ -55,8 +55,6 @@ HOT_SECONDS: Final = 0.05
 HOT_POLL_SECONDS: Final = 0.001
 HASHED_ASIDE_BYTES: Final = 1 << 16
 """Smaller pieces are hashed where they are: a hop to another thread takes longer."""
-SWEEP_KEYS: Final = 2_000
-"""How many idle keys are looked at after each piece; a tenth of a millisecond."""
 REQUESTS_SECONDS: Final = 0.25
 """How often the inbox is looked into."""
 
@@ -217,8 +215,7 @@ class Consumer:
             # hashed on another core meanwhile: hashlib lets the interpreter go on
             hashing = asyncio.get_running_loop().run_in_executor(None, sha256_hex, piece.data)
         evaluation = self.engine.evaluate(piece, cursor.start, cursor.name)
-        if self.engine.screening.effective is not None:
-            self.engine.rules.sweep(self.engine.screening.effective, SWEEP_KEYS)
+        self.engine.rules.forget_some(self.engine.screening.effective)
         digest = await hashing if hashing is not None else None
         if evaluation.size:
             await self._commit(piece, evaluation, "batch", digest)

@@ -216,6 +216,7 @@ async def _replay(engine: Engine, stretch: _Stretch, chunks: AsyncGenerator[byte
             framer.feed(data)
             while (piece := framer.next_piece()) is not None:
                 evaluation = engine.evaluate(piece, position.start, position.segment.name)
+                engine.rules.forget_some(engine.screening.effective)
                 for projection, record in evaluation.records:
                     if projection in lines:
                         lines[projection].append(record)

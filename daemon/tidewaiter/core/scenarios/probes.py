@@ -97,7 +97,9 @@ class Probing:
         admitted = self._screening.screen(entries)
         self.lines += len(entries)
         self.events += len(admitted.events)
-        return admitted, self._evaluate(admitted.events, admitted.times, *admitted.money)
+        hits = self._evaluate(admitted.events, admitted.times, *admitted.money)
+        self._state.forget_some(self._screening.effective)
+        return admitted, hits
 
     def hits(self, data: bytes, *, at_start: bool) -> Iterator[tuple[int, Any, dt.datetime, Probe]]:
         """Yield the line's number, event, effective time and probe of each hit of a probe."""

@@ -43,6 +43,9 @@ CELLS: Final[dict[str, Callable[[CellSpec], Cell]]] = {
     "after": AfterCell,
 }
 
+SWEEP_KEYS: Final = 2_000
+"""How many idle keys are looked at after each piece; a tenth of a millisecond."""
+
 
 class RuleState:
     """All cells of a ruleset, by the digest of what they remember.
@@ -57,6 +60,11 @@ class RuleState:
         self.insufficient: dict[str, int] = {}
         self.silenced: dict[str, int] = {}
         self._next = 0
+
+    def forget_some(self, effective: datetime | None) -> None:
+        """Do a little of `sweep`, which who evaluates a stream does behind each piece: or idle keys are kept."""
+        if effective is not None:
+            self.sweep(effective, SWEEP_KEYS)
 
     def sweep(self, effective: datetime, budget: int) -> int:
         """Forget idle keys as of `effective`, looking at no more than `budget`; return how many were looked at.

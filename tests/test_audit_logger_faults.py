@@ -402,7 +402,7 @@ def test_power_loss_after_any_operation(place: Path) -> None:
             check_after_crash(path, acknowledged, f"{crash.name}, then {second.name}")
             shutil.rmtree(place / "twice")
             count += 1
-    assert count > 120
+    assert count > 150
 
 
 def check_after_crash(path: Path, acknowledged: int, name: str) -> None:

@@ -149,7 +149,7 @@ def test_request_is_durable_before_its_name_can_be_seen(state: Path) -> None:
             super()._fsync_directory(path)
 
     ask(Watching(), state, request(), lambda: True)
-    assert calls[-3:] == ["fsync", "rename", "fsync directory"]
+    assert calls == ["fsync directory", "fsync", "rename", "fsync directory"]  # the inbox itself comes first
 
 
 def test_request_of_root_can_be_read_by_the_daemon(state: Path) -> None:

@@ -15,6 +15,7 @@ is durable, and a checkpoint stands in ``checkpoints`` before it becomes ``check
 
 from __future__ import annotations
 
+import os
 import re
 from typing import TYPE_CHECKING, Final
 
@@ -137,24 +138,31 @@ class TreeFiles:
             self._write_some(disk, todo[at : at + _OPEN_AT_ONCE])
 
     def _write_some(self, disk: Disk, tiles: list[tuple[Tile, bytes]]) -> None:
+        # Behind a catch-up these calls are the tree thread's way to the interpreter and away from it again, some
+        # thousand times: each one that is left out is one less that the stream waits for.
+        todo = [(self.path / tile.path, data) for tile, data in tiles]
+        directories = sorted({path.parent for path, _ in todo})
+        for directory in directories:
+            disk.make_directory(directory)
         opened: list[tuple[int, Path]] = []
         try:
             # all are written before the first is synced: one journal commit of the file system then serves several
-            for tile, data in tiles:
-                path = self.path / tile.path
-                disk.make_directory(path.parent)
+            for path, data in todo:
                 fd = disk.open(path)
                 opened.append((fd, path))
                 # What is there already is only synced: a reader, or the checkpoint before, may need it at this moment.
-                if path.stat().st_size != len(data) or path.read_bytes() != data:
+                size = os.fstat(fd).st_size
+                if size == len(data) and os.pread(fd, size, 0) == data:
+                    continue
+                if size:
                     disk.truncate(fd, 0, path)
-                    disk.write_at(fd, data, 0, path)
+                disk.write_at(fd, data, 0, path)
             for fd, path in opened:
                 disk.sync(fd, path)
         finally:
             for fd, _ in opened:
                 disk.close(fd)
-        for directory in sorted({path.parent for _, path in opened}):
+        for directory in directories:
             disk.sync_directory(directory)
 
     def drop_partials(self, disk: Disk, tiles: Iterable[Tile]) -> None:

@@ -50,6 +50,38 @@ def test_an_unknown_figure_is_a_usage_error() -> None:
     assert "throughput_quite" in done.stderr
 
 
+# Holds 64 MB and half a second of processor time in a process of its own; a line ends that one, another the first.
+PARENT = """
+import subprocess, sys
+busy = "import time\\nheld = b'1' * (64 << 20)\\nwhile time.process_time() < 0.5: pass\\nprint(flush=True)\\ninput()"
+with subprocess.Popen([sys.executable, "-c", busy], stdin=subprocess.PIPE) as child:
+    input()
+    child.communicate(b"\\n")
+print(flush=True)
+input()
+"""
+
+
+def test_what_a_daemon_takes_includes_the_processes_that_it_starts() -> None:
+    """Memory counts while they are there, processor time for ever: moving work to another process saves neither."""
+    program = (
+        "import subprocess, sys; from pathlib import Path; from bench_tool.daemon import Daemon\n"
+        "daemon = Daemon([], Path(), Path())\n"
+        f"command = [sys.executable, '-c', {PARENT!r}]\n"
+        "with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0) as process:\n"
+        "    daemon._process = process\n"
+        "    for _ in range(2):\n"
+        "        process.stdout.readline()\n"
+        "        print(daemon.memory('VmRSS') >> 20, daemon.memory('VmHWM') >> 20, daemon.cpu_seconds())\n"
+        "        process.stdin.write(b'\\n')\n"
+    )
+    done = run([sys.executable, "-c", program])
+    assert done.returncode == 0, done.stderr
+    during, behind = ([float(word) for word in line.split()] for line in done.stdout.splitlines())
+    assert min(during[:2]) > 64 > max(behind[:2])
+    assert min(during[2], behind[2]) >= 0.5
+
+
 # What each measure of rules prints; with --tiny it takes seconds and says nothing about speed.
 FUNCTIONS = ("count", "sum", "max", "distinct", "offset_sum", "last")
 RULE_FIGURES = {

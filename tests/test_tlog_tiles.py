@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tidewaiter.core.tlog.merkle import EMPTY_ROOT, inclusion_proof, node_hash, root_hash, root_of_inclusion
-from tidewaiter.core.tlog.tiles import HASH_BYTES, WIDTH, Tile, TileTree, reader, right_edge, tile_of
+from tidewaiter.core.tlog.tiles import HASH_BYTES, WIDTH, Tile, TileTree, full_tiles, reader, right_edge, tile_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -130,6 +130,7 @@ def test_any_pieces_give_the_same_tree(pieces: list[int]) -> None:
         full += [tile for tile, _ in tree.extend(LEAVES[tree.size : tree.size + count])]
         assert tree.root() == root_hash(tree.size, node)
         assert [tile for tile, _ in tree.edge()] == right_edge(tree.size)
+    assert sorted(full) == full_tiles(0, tree.size)
     for level in (0, 1):
         indexes = [tile.index for tile in full if tile.level == level]
         assert indexes == list(range(tree.size >> (8 * (level + 1))))

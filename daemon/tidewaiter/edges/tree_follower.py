@@ -1,8 +1,9 @@
 """The Merkle tree over the audit log, kept by following the audit files, and the checkpoints of it.
 
 Owns: how far the tree has come, reading committed entries into it, and when its files are consistent enough for a
-checkpoint. Leaves to `core.tlog` the mathematics, to `edges.tree_files` the files, to `edges.journal` what is
-committed, and to `shell.evidence` the pace and the keys. All methods block; they are meant for a thread of their own.
+checkpoint. Leaves to `core.tlog` the mathematics, to `edges.tree_growing` hashing the entries, to `edges.tree_worker`
+the process that does so for large ranges, to `edges.tree_files` the files, to `edges.journal` what is committed, and
+to `shell.evidence` the pace and the keys. All methods block; they are meant for a thread of their own.
 
 The tree lags behind the commits and never leads: it reads the audit files only up to a mark, where everything is
 durable. What it keeps in memory are the partial tiles of the right edge: at most 255 hashes a level. It is a pure
@@ -12,8 +13,6 @@ was durable before it, so an audit log that ends before the last checkpoint was 
 
 from __future__ import annotations
 
-import hashlib
-from io import BytesIO
 from typing import TYPE_CHECKING, Final
 
 from tidewaiter.core.errors import IntegrityRefusal
@@ -24,6 +23,8 @@ from tidewaiter.core.tlog.tiles import HASH_BYTES, WIDTH, Tile, TileTree, reader
 from tidewaiter.edges.journal import first_index, last_entry
 from tidewaiter.edges.recovery import audit_segments
 from tidewaiter.edges.tree_files import TreeFiles
+from tidewaiter.edges.tree_growing import CHUNK_BYTES, grow
+from tidewaiter.edges.tree_worker import TreeWorker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -34,7 +35,9 @@ if TYPE_CHECKING:
     from tidewaiter.core.tlog.notes import SigningKey
     from tidewaiter.edges.durable import Disk
 
-CHUNK_BYTES: Final = 1 << 20
+ASIDE_BYTES: Final = 4 << 20
+"""From here on a range is worth a process of its own, which takes as long to start as this takes to hash."""
+_TILES_AT_ONCE: Final = 64
 _HINT: Final = "restore the state directory from a back-up; `tidewaiter verify` says what else differs"
 
 
@@ -66,6 +69,11 @@ class TreeFollower:
         self._unwritten: list[tuple[Tile, bytes]] = []
         self._kept = set(right_edge(size))
         self._segment, self._offset = self._find(mark)
+        self._worker = TreeWorker()
+
+    def close(self) -> None:
+        """End the process that large ranges were asked of, where there is one."""
+        self._worker.close()
 
     @property
     def size(self) -> int:
@@ -81,6 +89,7 @@ class TreeFollower:
     def catch_up(self, mark: AuditMark, stopped: Callable[[], bool] = lambda: False) -> None:
         """Take in every entry up to `mark`; full tiles are durable afterwards. Returns early once `stopped()`."""
         self._write_full()
+        self._worker.rest()
         segments = audit_segments(self._state)
         while (self._segment, self._offset) != (mark.segment, mark.length) and not stopped():
             path = self._state / "audit" / self._segment
@@ -92,24 +101,18 @@ class TreeFollower:
             self._segment, self._offset = next(later.name for later in segments if later.name > self._segment), 0
 
     def _take_in(self, path: Path, end: int, stopped: Callable[[], bool]) -> None:
-        with path.open("rb") as file:
-            file.seek(self._offset)
-            rest = b""
-            while self._offset < end and not stopped():
-                read = file.read(min(CHUNK_BYTES, end - self._offset - len(rest)))
-                if not read:
-                    raise IntegrityRefusal(f"{path}: byte {self._offset}: ends there, expected {end}", hint=_HINT)
-                lines = BytesIO(rest + read).readlines()
-                taken = len(rest) + len(read)
-                rest = b"" if read.endswith(b"\n") else lines.pop()
-                self._extend(lines)
-                self._offset += taken - len(rest)
+        aside = end - self._offset >= ASIDE_BYTES
+        while self._offset < end and not stopped():
+            grown = self._worker.grow(self._tree, str(path), self._offset, end, stopped) if aside else None
+            if grown is None:
+                if aside and stopped():
+                    break
+                grown = grow(self._tree, str(path), self._offset, min(end, self._offset + CHUNK_BYTES))
+            self._tree, self._offset = grown.tree, grown.reached
+            self._unwritten += grown.tiles
+            if len(self._unwritten) >= _TILES_AT_ONCE:
                 self._write_full()
-
-    def _extend(self, lines: list[bytes]) -> None:
-        sha256 = hashlib.sha256
-        # RFC 6962 section 2.1: a leaf's hash is that of a zero byte and the entry, here a line with its newline
-        self._unwritten += self._tree.extend([sha256(b"\0" + line).digest() for line in lines])
+        self._write_full()
 
     def _write_full(self) -> None:
         """Make the full tiles durable; where the disk is full they stay with us, and it is tried again.

@@ -240,9 +240,11 @@ class Evidence:
         self.close()
 
     def close(self) -> None:
-        """Wait for the thread's last work."""
+        """Wait for the thread's last work, and end the process beside it."""
         self._ending = True
         self._thread.shutdown()
+        if self._follower is not None:
+            self._follower.close()
         if self._witnesses is not None:
             self._witnesses.close()
         self._witness_thread.shutdown(wait=False)

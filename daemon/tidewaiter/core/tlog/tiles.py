@@ -17,7 +17,7 @@ from tidewaiter.core.tlog.merkle import EMPTY_ROOT, HASH_BYTES, Node, node_hash
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = ["HASH_BYTES", "WIDTH", "Tile", "TileTree", "reader", "right_edge", "tile_of"]
+__all__ = ["HASH_BYTES", "WIDTH", "Tile", "TileTree", "full_tiles", "reader", "right_edge", "tile_of"]
 
 WIDTH: Final = 256
 _HEIGHT: Final = 8
@@ -68,6 +68,16 @@ def right_edge(size: int) -> list[Tile]:
     return edge
 
 
+def full_tiles(before: int, size: int) -> list[Tile]:
+    """Return the tiles that become full while a tree grows from `before` to `size` leaves, lowest level first."""
+    tiles = []
+    first, behind, level = before // WIDTH, size // WIDTH, 0
+    while behind:
+        tiles += [Tile(level, index) for index in range(first, behind)]
+        first, behind, level = first // WIDTH, behind // WIDTH, level + 1
+    return tiles
+
+
 class TileTree:
     """A tree that leaves are appended to. It remembers its right edge: at most 255 hashes a level."""
 
@@ -90,21 +100,19 @@ class TileTree:
 
     def extend(self, leaf_hashes: Sequence[bytes]) -> list[tuple[Tile, bytes]]:
         """Append leaves; return the full tiles this completed with their bytes, lowest level first."""
-        index = self.size // WIDTH
-        self.size += len(leaf_hashes)
-        full: list[tuple[Tile, bytes]] = []
+        before, self.size = self.size, self.size + len(leaf_hashes)
+        full: list[bytes] = []
         level, arriving = 0, b"".join(leaf_hashes)
         while arriving:
             if level == len(self._levels):
                 self._levels.append(b"")
             data = self._levels[level] + arriving
             end = len(data) - len(data) % _TILE_BYTES
-            tiles = [data[at : at + _TILE_BYTES] for at in range(0, end, _TILE_BYTES)]
-            full += [(Tile(level, index + at), tile) for at, tile in enumerate(tiles)]
+            full += [data[at : at + _TILE_BYTES] for at in range(0, end, _TILE_BYTES)]
             self._levels[level] = data[end:]
             arriving = b"".join(_folded(data[:end], _HEIGHT)) if end else b""
-            level, index = level + 1, index // WIDTH
-        return full
+            level += 1
+        return list(zip(full_tiles(before, self.size), full, strict=True))
 
     def edge(self) -> list[tuple[Tile, bytes]]:
         """Return the partial tiles of the present size with their bytes, lowest level first."""

@@ -32,6 +32,7 @@ from systemd_tools import (
     STATE,
     UNIT,
     WITNESS,
+    children,
     configure,
     drop_in,
     install,
@@ -53,7 +54,9 @@ LOCAL: Final = (
     "[Service]\nSupplementaryGroups=feed\n"
 )
 SECOND: Final = "tidewaiter@second.service"
+BEHIND: Final = "tidewaiter@behind.service"
 EVENTS: Final = 40_000
+MANY_EVENTS: Final = 150_000  # their audit log is some 30 MB
 PIECE_BYTES: Final = 16_384
 PIECE_SECONDS: Final = 0.04  # 400 kB/s, so that every blow falls while events flow
 
@@ -270,6 +273,30 @@ class Drill:
         self.facts["rejections"] = (state / "rejections.jsonl").read_text().count("\n")
         run("systemctl", "stop", SECOND)
 
+    def catch_up(self) -> None:
+        """Let an instance find a long stream: the process that hashes its backlog starts in the sandbox, and ends."""
+        stream = SPOOL / "behind/events.jsonl"
+        stream.parent.mkdir()
+        stream.parent.chmod(0o755)
+        tidewaiter("generate", "--out", stream, "--events", str(MANY_EVENTS), "--seed", "8")
+        stream.chmod(0o644)
+        configure("behind", stream, STATE / "behind")
+        run("systemctl", "start", BEHIND)
+        main = int(show(BEHIND, "MainPID"))
+        wait_for("the process for a backlog", lambda: children(main))
+        place = Path(f"/proc/{children(main)[0]}")
+        ignored = re.compile(r"^SigIgn:\t(\w+)$", re.MULTILINE)
+        wait_for(
+            "its deaf ear",
+            lambda: int(ignored.findall((place / "status").read_text())[0], 16) & 1 << signal.SIGTERM - 1,
+        )
+        self.facts["worker_process"] = (place / "status").read_text()
+        self.facts["worker_pipes"] = [str((place / "fd" / name).readlink()).partition(":")[0] for name in "012"]
+        os.kill(int(place.name), signal.SIGTERM)  # as to every process of a control group
+        run("systemctl", "stop", BEHIND)
+        self.facts["worker_left"] = place.exists()
+        self.facts["worker_stop"] = [show(BEHIND, "Result"), show(BEHIND, "ExecMainStatus")]
+
     def misconfigured(self) -> None:
         """Start an instance that has no configuration at all."""
         done = run("systemctl", "start", "tidewaiter@third.service", check=False)
@@ -290,7 +317,7 @@ class Drill:
 
     def keep_journal(self) -> None:
         """Write down what the journal holds, as a log shipper would read it."""
-        units = (UNIT, SECOND, SIGNED, WITNESS, "tidewaiter-failure@*")
+        units = (UNIT, SECOND, BEHIND, SIGNED, WITNESS, "tidewaiter-failure@*")
         journal = run("journalctl", "--no-pager", "-o", "json", *(f"--unit={unit}" for unit in units))
         (self.out / "journal.jsonl").write_text(journal.stdout)
 
@@ -315,6 +342,7 @@ def main() -> int:
         ("figures", drill.figures),
         ("readers", drill.readers),
         ("halt", drill.halt),
+        ("catch up", drill.catch_up),
         ("misconfigured", drill.misconfigured),
         ("witness", evidence.start_witness),
         ("sign", evidence.sign),

@@ -84,6 +84,15 @@ def size(path: Path) -> int:
         return 0
 
 
+def children(pid: int) -> list[int]:
+    """Return the processes that a process started and that are still there."""
+    return [
+        int(word)
+        for task in Path(f"/proc/{pid}/task").iterdir()
+        for word in (task / "children").read_text(encoding="ascii").split()
+    ]
+
+
 def sha256(path: Path) -> str:
     """Return the SHA-256 of a file."""
     return hashlib.sha256(path.read_bytes()).hexdigest()

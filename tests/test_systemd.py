@@ -288,6 +288,16 @@ class TestUnderSystemd:
             "tidewaiter@signed.service stays down: exit-code, exit status 4",
         ]
 
+    def test_backlog_is_hashed_beside_the_daemon_in_its_sandbox(self, seen: Seen) -> None:
+        """The process for it starts under the same user and seccomp, has its two pipes, and ends with the daemon."""
+        process = seen["worker_process"]
+        assert re.search(rf"^Uid:(\t{seen['service_uid']}){{4}}$", process, re.MULTILINE)
+        assert re.search(r"^Seccomp:\t2$", process, re.MULTILINE)
+        assert seen["worker_pipes"] == ["pipe", "pipe", "/dev/null"]
+        assert not seen["worker_left"]
+        assert seen["worker_stop"] == ["success", "0"]
+        assert not any("evidence.worker_lost" in text for _, text in seen.messages())
+
     def test_skip_lets_a_halted_stream_go_on(self, seen: Seen) -> None:
         """The operator's guide works: skip as root, start again, one rejection, files keep their owner."""
         assert seen["rejections"] == 1

@@ -292,14 +292,9 @@ class Shelf:
     def content(self, slot: int | None) -> dict[Any, Any]:
         """Return what the cell at `slot` keeps by key, in a dictionary of its own."""
         everything = {**self.old, **self.young}
-        if slot is None:
-            return everything
-        column = zip(everything, map(itemgetter(slot), everything.values()), strict=True)
-        found = {key: held for key, held in column if held is not None}
-        place = slot - len(self._limited)
-        if place >= 0:
-            found |= {key: record[place] for key, record in self.resting.items() if record[place] is not None}
-        return found
+        keys, held = _column(everything, everything.values(), slot)
+        idle_keys, idle = self.at_rest(slot)
+        return dict(zip(keys + idle_keys, held + idle, strict=True))
 
     def newer(self, slot: int | None) -> Half:
         """Return what the cell at `slot` keeps by key in the young half."""

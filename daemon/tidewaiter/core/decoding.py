@@ -47,14 +47,12 @@ def cut_lines(data: bytes) -> list[bytes]:
     return BytesIO(data).readlines()  # which finds the newlines in a third of the time that split takes
 
 
-def decode_block(contract: Contract, data: bytes, lines: list[bytes] | None = None, *, at_start: bool) -> list[Any]:
+def decode_block(contract: Contract, data: bytes, *, at_start: bool) -> list[Any]:
     """Return one entry per line of `data`, in order: an event of the contract's Struct, or a LineFault.
 
-    `lines` is `cut_lines(data)`, where the caller has it already. `at_start` says that the block begins its segment: a
-    byte order mark there is dropped.
+    `at_start` says that the block begins its segment: a byte order mark there is dropped.
     """
-    if lines is None:
-        lines = cut_lines(data)
+    lines = cut_lines(data)
     events = decode_at_once(contract, data, lines)
     return events if events is not None else decode_lines_singly(contract, lines, at_start=at_start)
 

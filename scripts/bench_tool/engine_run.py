@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 from bench_tool.daemon import MeasureFailed
 from bench_tool.in_process import Clock, Rules, blocks, contract_of, parts, ruleset_of, settle, turns
 from tidewaiter.core.engine import Engine
-from tidewaiter.core.scenarios.state import SWEEP_KEYS
 from tidewaiter.core.screening import Policy, Screening
 
 if TYPE_CHECKING:
@@ -41,8 +40,7 @@ def main(arguments: Sequence[str]) -> int:
             done: Evaluation = each.clock.timed(engine.evaluate, block, 0, file.name, events=events)
             if done.halt is not None:
                 raise MeasureFailed(f"{file.name}: halted at byte {done.halt.offset}: {done.halt.reason}")
-            if engine.screening.effective is not None:
-                engine.rules.sweep(engine.screening.effective, SWEEP_KEYS)
+            engine.rules.forget_some(engine.screening.effective)
             flags[id(each)].update(_rule_names(done))
     for each, path in zip(rules, ruleset_files, strict=True):
         decoding, alone = _alone(file, contract, path)

@@ -17,7 +17,6 @@ import msgspec
 from bench_tool.in_process import Rules, contract_of, settle, turns
 from bench_tool.made_transfers import Rounds
 from tidewaiter.core.scenarios import load_ruleset
-from tidewaiter.core.scenarios.state import SWEEP_KEYS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,7 +51,7 @@ def main(arguments: Sequence[str]) -> int:
             else:
                 found = each.clock.timed(each.evaluate, events, times, *columns, events=len(events))
                 hits[each.ruleset.file] += len(found)
-            each.state.sweep(times[-1], SWEEP_KEYS)
+            each.state.forget_some(times[-1])
         done += len(events)
     answer = {
         name: {**each.clock.facts(), "hits": hits[name], "keys": each.state.keys()} for name, each in rules.items()

@@ -23,7 +23,6 @@ from bench_tool.in_process import contract_of, parts, ruleset_of, settle
 from bench_tool.made_transfers import Rounds
 from tidewaiter.core.engine import Engine
 from tidewaiter.core.framing import Block
-from tidewaiter.core.scenarios.state import SWEEP_KEYS
 from tidewaiter.core.screening import EPOCH, MICROSECOND, Policy
 
 if TYPE_CHECKING:
@@ -93,8 +92,7 @@ def _feed(engine: Engine, data: bytes) -> None:
     done = engine.evaluate(Block(0, data), 0, "")
     if done.halt is not None:
         raise MeasureFailed(f"halted: {done.halt.reason}")
-    if engine.screening.effective is not None:
-        engine.rules.sweep(engine.screening.effective, SWEEP_KEYS)
+    engine.rules.forget_some(engine.screening.effective)
 
 
 def _facts(engine: Engine) -> dict[str, Any]:

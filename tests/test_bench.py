@@ -84,11 +84,12 @@ def test_what_a_daemon_takes_includes_the_processes_that_it_starts() -> None:
 
 # What each measure of rules prints; with --tiny it takes seconds and says nothing about speed.
 FUNCTIONS = ("count", "sum", "max", "distinct", "offset_sum", "last")
+TOLD = ("", "_control", "_work")  # of each: its time, a control's time, its work
 RULE_FIGURES = {
     "pack": ("pack", "pack_cpu"),
     "shared_metrics": ("shared_metrics", "shared_metrics_engine"),
-    "cost_by_window": tuple(f"cost_by_window_{name}" for name in FUNCTIONS),
-    "cost_by_keys": tuple(f"cost_by_keys_{name}" for name in FUNCTIONS),
+    "cost_by_window": tuple(f"cost_by_window_{name}{told}" for name in FUNCTIONS for told in TOLD),
+    "cost_by_keys": tuple(f"cost_by_keys_{name}{told}" for name in FUNCTIONS for told in TOLD),
     "pack_memory": ("pack_memory", "pack_memory_idle", "pack_memory_history", "pack_memory_history_idle"),
 }
 
@@ -127,6 +128,18 @@ def test_the_pack_is_measured_with_its_floor_and_its_share_of_flags(
     figure = figures_of("pack")[0]
     assert (figure["floor"], figure["holds"], figure["detail"]["aim"]) == (0.07, "at least", 0.1)
     assert 0 < figure["detail"]["flag_share"] < 0.01
+
+
+@pytest.mark.parametrize("measure", ["cost_by_window", "cost_by_keys"])
+def test_time_and_work_have_a_floor_of_their_own_and_the_control_none(
+    measure: str, figures_of: Callable[[str], list[dict[str, Any]]]
+) -> None:
+    """A reader sees which verdict is whose; nothing is judged by what it takes less the control."""
+    for time, control, work in zip(*[iter(figures_of(measure))] * 3, strict=True):
+        assert (time["floor"], control["floor"], work["floor"]) == (1.25, None, 1.25)
+        assert time["detail"]["control_ratio"] == control["value"]
+        assert time["detail"]["floor_is_for"] != work["detail"]["floor_is_for"]
+        assert all(each > 0 for each in (*time["detail"]["cpu_us"], *work["detail"]["bytecodes"]))
 
 
 def test_idle_accounts_are_swept_and_the_figure_shows_it(figures_of: Callable[[str], list[dict[str, Any]]]) -> None:

@@ -30,6 +30,7 @@ from bench_tool.measures import (
     pipelines,
     restart,
     rule_costs,
+    rule_growth,
     snapshots,
     throughput,
 )
@@ -55,8 +56,8 @@ MEASURES: Final[dict[str, tuple[Callable[[Bench], Iterator[Figure]], str]]] = {
     "cost_by_position": (flatness.by_position, "cost of an event behind 2 GB ÷ behind 1 MB (not with --quick)"),
     "pack": (throughput.pack, "durable events/s ÷ bare decode, the AML pack over account transfers"),
     "shared_metrics": (rule_costs.shared_metrics, "12 scenarios over one metric ÷ 1 scenario over it"),
-    "cost_by_window": (rule_costs.by_window, "cost of each metric function, window of 90 days ÷ of 1 minute"),
-    "cost_by_keys": (rule_costs.by_keys, "cost of each metric function, 1M keys ÷ 1k keys"),
+    "cost_by_window": (rule_growth.by_window, "time and work of each metric, window of 90 days ÷ of 1 minute"),
+    "cost_by_keys": (rule_growth.by_keys, "the same with 1M keys ÷ with 1k keys"),
     "pack_memory": (pack_memory.pack_memory, "memory of an account under the AML pack, active and once idle"),
     "signed_quiet": (evidence.signed_quiet, "durable events/s with signed tree ÷ without tree, under 1 % flags"),
     "signed_mix": (evidence.signed_mix, "the same with some 29 % flags"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from tidewaiter.core.contract import compile_contract
 from tidewaiter.core.engine import PART_BYTES
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from tidewaiter.core.scenarios import Ruleset
 
 BLOCK_BYTES: Final = 1 << 20
+Side = TypeVar("Side")
 
 
 @dataclass
@@ -61,6 +62,7 @@ class Rules:
         """Start empty."""
         self.state = self.ruleset.new_state()
         self.evaluate = self.ruleset.bind(self.state)
+        self.columns = len(self.ruleset.money_columns)
 
 
 def settle() -> None:
@@ -102,7 +104,7 @@ def parts(file: Path) -> Iterator[Block]:
     return blocks(file, PART_BYTES)
 
 
-def turns(number: int, rules: Sequence[Rules]) -> Sequence[Rules]:
-    """Return `rules` beginning with another one each time, so that none is always the one that warms the cache."""
-    first = number % len(rules)
-    return (*rules[first:], *rules[:first])
+def turns(number: int, sides: Sequence[Side]) -> Sequence[Side]:
+    """Return `sides` beginning with another one each time, so that none is always the one that warms the cache."""
+    first = number % len(sides)
+    return (*sides[first:], *sides[:first])

@@ -5,13 +5,15 @@ Leaves to each test, or to `scenario_demo` and `scenario_checks`, which further 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from tidewaiter.core.contract import Contract, compile_contract
+from tidewaiter.core.contract import Contract, OriginalText, compile_contract
 from tidewaiter.core.scenarios import generating_metrics, state_cells, state_windows
 
 if TYPE_CHECKING:
     import pytest
+
+    from tidewaiter.core.scenarios import Ruleset
 
 
 def account_contract(name: str, version: int, fields: str) -> Contract:
@@ -28,6 +30,16 @@ at = {{ type = "timestamp" }}
 account = {{ type = "string", min_length = 1, max_length = 64 }}
 {fields}"""
     return compile_contract(text.encode(), f"{name}.toml")
+
+
+def rendered(
+    rules: Ruleset, hit: tuple[Any, ...], event: Any, event_time: str, ingest_time: str | None = None, offset: int = 0
+) -> bytes:
+    """Return the line of a hit; where nothing in it is escaped, writing it plainly must give the same."""
+    text = OriginalText(event_time, ingest_time)
+    line: bytes = rules.renderers(escaping=True)[hit[1]](hit, event, text, offset)
+    assert b"\\" in line or rules.renderers(escaping=False)[hit[1]](hit, event, text, offset) == line
+    return line
 
 
 def lower_limits(monkeypatch: pytest.MonkeyPatch, *, chunk_keys: int) -> None:

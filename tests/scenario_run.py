@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import scenario_demo
 from scenario_demo import HEAD, MINOR, START
+from scenario_rig import rendered
 from tidewaiter.core.contract import compile_contract
 from tidewaiter.core.scenarios import FrozenState, Ruleset, load_ruleset
 
@@ -63,7 +64,7 @@ class Run:
             self.state = FrozenState.decode(list(self.state.freeze().encode_chunks()))
             columns = [[money[name]] for name in self.ruleset.money_columns]
             for hit in self.ruleset.bind(self.state)([item], [time], *columns):
-                line = self.ruleset.render(hit, item, "t", None, 7)
+                line = rendered(self.ruleset, hit, item, "t", offset=7)
                 found.append(json.loads(line) | {"row": self.rows, "to": self.ruleset.projection_of(hit), "line": line})
             self.rows += 1
         return found

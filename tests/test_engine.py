@@ -354,6 +354,25 @@ def test_flags_quote_the_times_as_they_stood_in_the_stream() -> None:
     assert flag["offset"] == 0
 
 
+@pytest.mark.parametrize("escaped", [True, False])
+def test_flags_quote_any_text_that_a_line_can_hold(escaped: bool) -> None:
+    """Quotes, backslashes, control characters and any Unicode, as escapes or as they are, beside plain lines."""
+    texts = ['"', "\\", '","x":"', "\u2028\x7f", "\U0001f30a", "{x}%s", *(["\n\x00"] if escaped else [])]
+    events = [{"event_id": f"{number}{text}", "user_id": f"u{text}"} for number, text in enumerate(texts)]
+    events.insert(3, {"event_id": "plain", "user_id": "plain"})
+    items = [
+        json.dumps(json.loads(line(number, amount=600, **event)), ensure_ascii=escaped).encode()
+        for number, event in enumerate(events)
+    ]
+    flags = evaluate_lines(new_engine(), *items).flags
+    assert [(flag["flag_id"], flag["event_id"], flag["user_id"]) for flag in flags] == [
+        (f"{event['event_id']}:threshold", event["event_id"], event["user_id"]) for event in events
+    ]
+    engine = new_engine()
+    singly = [evaluate_lines(engine, item) for item in items]
+    assert [flag | {"offset": 0} for each in singly for flag in each.flags] == [flag | {"offset": 0} for flag in flags]
+
+
 @pytest.mark.parametrize(("digits", "kept"), [(30, True), (60, False), (60_000, False)])
 def test_a_time_with_thousands_of_decimals_cannot_make_a_flag_grow(digits: int, kept: bool) -> None:
     """Beyond 64 characters the time is quoted as it was read, in UTC with microseconds."""
@@ -523,6 +542,7 @@ class EveryEvent:
 
     money_columns = ("amount",)
     only_flags = True
+    projections = ("flags", "flags")
 
     def new_state(self) -> list[int]:
         return [0]
@@ -540,8 +560,11 @@ class EveryEvent:
     def take_insufficient(self, state: list[int]) -> dict[str, int]:
         return {}
 
-    def render(self, hit: Any, event: Any, event_time: str, ingest_time: str | None, offset: int) -> bytes:
-        return b"%d %d %d %d %s\n" % (hit[1], hit[2], hit[3], offset, event_time.encode())
+    def renderers(self, *, escaping: bool) -> Any:
+        def render(hit: Any, event: Any, text: Any, offset: int) -> bytes:
+            return b"%d %d %d %d %s\n" % (hit[1], hit[2], hit[3], offset, text.event_time.encode())
+
+        return [render, render]
 
 
 @given(st.lists(st.booleans(), max_size=12), cut_places)

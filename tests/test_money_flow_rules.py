@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scenario_rig import lower_limits
+from scenario_rig import lower_limits, rendered
 from support import REPOSITORY
 from tidewaiter.core.contract import Contract, compile_contract
 from tidewaiter.core.errors import IntegrityRefusal
@@ -71,7 +71,7 @@ def test_sample_stream_gives_exactly_the_reference_flags(shared_data: Path) -> N
     flags = []
     for hit in RULES.bind(RULES.new_state())(events, times, amounts):
         text = CONTRACT.original_text(lines[hit[0]])
-        flags.append(json.loads(RULES.render(hit, events[hit[0]], text.event_time, text.ingest_time, 0)))
+        flags.append(json.loads(rendered(RULES, hit, events[hit[0]], text.event_time, text.ingest_time)))
     expected = [json.loads(line) for line in (shared_data / "sample_stream.flags.jsonl").read_bytes().splitlines()]
     assert len(expected) == 2353
     assert [{key: flag[key] for key in NINE} for flag in flags] == expected
@@ -280,10 +280,11 @@ def test_flag_line_has_its_keys_in_order_and_exact_money() -> None:
     events, times, amounts = columns([event(1, "u1", START, "withdrawal_requested", 779_90)])
     (hit,) = RULES.bind(RULES.new_state())(events, times, amounts)
     digest = RULES.scenarios[0].digest
-    assert RULES.render(hit, events[0], "2026-03-09T12:00:00Z", None, 4711).decode() == (
+    assert rendered(RULES, hit, events[0], "2026-03-09T12:00:00Z", "2026-03-09T12:00:01Z", 4711).decode() == (
         '{"flag_id":"e1:threshold","user_id":"u1","rule_name":"threshold","metric_value":779.90,"threshold":500.00,'
-        '"window":0,"event_id":"e1","event_time":"2026-03-09T12:00:00Z","ingest_time":null,"scenario_version":1,'
-        '"severity":"medium","typology":"large_transaction","parameters":{"limit":500.00},"metrics":{},"offset":4711,'
+        '"window":0,"event_id":"e1","event_time":"2026-03-09T12:00:00Z",'
+        '"ingest_time":"2026-03-09T12:00:01Z","scenario_version":1,"severity":"medium",'
+        '"typology":"large_transaction","parameters":{"limit":500.00},"metrics":{},"offset":4711,'
         f'"scenario_digest":"{digest}"}}\n'
     )
 
@@ -294,7 +295,7 @@ def test_flag_line_is_valid_json_for_any_text(event_id: str, user: str, time: st
     item = event(0, user, START, "withdrawal_requested", 500_01)
     item.event_id = event_id
     (hit,) = RULES.bind(RULES.new_state())(*columns([item]))
-    line = RULES.render(hit, item, time, time + "i", 1)
+    line = rendered(RULES, hit, item, time, time + "i", 1)
     flag = json.loads(line)
     assert line.endswith(b"}\n")
     assert line.count(b"\n") == 1

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scenario_demo import HEAD, MINOR, START, event, holds, load, scenario
+from scenario_rig import rendered
 from support import REPOSITORY
 from tidewaiter.core.contract import compile_contract
 from tidewaiter.core.scenarios import load_ruleset, state_cells
@@ -262,7 +263,7 @@ def test_a_threshold_may_follow_the_event() -> None:
     assert run(text, [{"amount": 701, "balance": 350}]) == [(0, "one", 701, 700)]
     rules = load(text)
     (hit,) = rules.bind(rules.new_state())([event()], [START], [701], [-350])
-    assert b'"metric_value":7.01,"threshold":-7.00,' in rules.render(hit, event(), "t", None, 0)
+    assert b'"metric_value":7.01,"threshold":-7.00,' in rendered(rules, hit, event(), "t")
 
 
 def test_negative_money_and_three_decimals_are_written_exactly() -> None:
@@ -270,7 +271,7 @@ def test_negative_money_and_three_decimals_are_written_exactly() -> None:
     text = scenario("points < 1", measure="points - 1", threshold="'-0.5'")
     rules = load(text)
     hits = rules.bind(rules.new_state())([event()] * 2, [START] * 2, [-5, 993])
-    lines = [rules.render(hit, event(), "t", None, 0) for hit in hits]
+    lines = [rendered(rules, hit, event(), "t") for hit in hits]
     assert b'"metric_value":-1.005,"threshold":-0.500,' in lines[0]
     assert b'"metric_value":-0.007,' in lines[1]
 

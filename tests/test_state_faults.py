@@ -447,9 +447,8 @@ def make_engine_differ(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let this engine flag differently, as a changed version would."""
     original = Engine._flags
 
-    def flags(engine: Engine, admitted: Any, lines: Any) -> tuple[list[str] | None, list[tuple[int, bytes]]]:
-        projections, found = original(engine, admitted, lines)
-        return projections, [(line, record.replace(b'"high"', b'"top"')) for line, record in found]
+    def flags(engine: Engine, *of: Any) -> list[bytes]:
+        return [record.replace(b'"high"', b'"top"') for record in original(engine, *of)]
 
     monkeypatch.setattr(Engine, "_flags", flags)
 
@@ -541,14 +540,14 @@ def test_replay_that_differs_names_the_first_batch(
     chosen = (state / "flags.jsonl").read_bytes().splitlines(keepends=True)[-1 if how == "one more at the end" else 20]
     original = Engine._flags
 
-    def flags(engine: Engine, admitted: Any, lines: Any) -> tuple[list[str] | None, list[tuple[int, bytes]]]:
-        projections, found = original(engine, admitted, lines)
-        for at, (line, record) in enumerate(found):
+    def flags(engine: Engine, hits: list[Any], *of: Any) -> list[bytes]:
+        found = original(engine, hits, *of)
+        for at, record in enumerate(found):
             if record == chosen:
-                other = {"changed": [(line, record.replace(b"1", b"2"))], "one less": []}
-                found[at : at + 1] = other.get(how, [found[at]] * 2)
+                put = {"changed": [record.replace(b"1", b"2")], "one less": []}.get(how, [record] * 2)
+                found[at : at + 1], hits[at : at + 1] = put, [hits[at]] * len(put)
                 break
-        return projections, found
+        return found
 
     monkeypatch.setattr(Engine, "_flags", flags)
     wrong = next(entry for entry in flagged if entry["totals"]["flags"] > 20)

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import Any, Final, Literal, overload
+from typing import Annotated, Any, Final, Literal, overload
 
 import msgspec
 from msgspec import Struct
@@ -119,13 +119,15 @@ class Contract(Declared):
     event_type: type[Struct]
     decoder: msgspec.json.Decoder[Any]
     text_decoder: msgspec.json.Decoder[Any]
+    quoting_decoder: msgspec.json.Decoder[Any]
+    """As `text_decoder`, but refuses texts that are too long to be quoted."""
 
     def attribute(self, name: str) -> str:
         """Return the attribute path of the field `name` in an event, dotted where it lies in an object."""
         return self.by_name[name].path
 
     def original_text(self, line: bytes) -> OriginalText:
-        """Return the texts of an already accepted line that a flag quotes."""
+        """Return the texts of an already accepted line that a flag quotes, however long they are."""
         text: OriginalText = self.text_decoder.decode(line)
         return text
 
@@ -186,15 +188,6 @@ def compile_contract(text: bytes, file: str, *, for_stream: bool = True) -> Cont
     subject_field = roles.take("subject", "string")
     ingest_field = roles.take_ingest_time(time_field)
     event_type = compile_shape(shape, forbid_unknown_fields=unknown == "refuse", module=__name__)
-    names = {"event_time": time_field}
-    members: list[Any] = [("event_time", str)]
-    namespace: dict[str, Any] = {}
-    if ingest_field is not None:
-        names["ingest_time"] = ingest_field
-        members.append(("ingest_time", str))
-    else:
-        namespace["ingest_time"] = None  # an attribute of the class: no key of a line can set it
-    text_type = msgspec.defstruct("OriginalText", members, rename=names, namespace=namespace, gc=False, module=__name__)
     return Contract(
         name=name,
         version=version,
@@ -214,7 +207,10 @@ def compile_contract(text: bytes, file: str, *, for_stream: bool = True) -> Cont
         unknown_fields=unknown,
         event_type=event_type,
         decoder=msgspec.json.Decoder(event_type),
-        text_decoder=msgspec.json.Decoder(text_type),
+        text_decoder=_text_decoder(time_field, ingest_field, str),
+        quoting_decoder=_text_decoder(
+            time_field, ingest_field, Annotated[str, msgspec.Meta(max_length=QUOTED_TIME_LENGTH)]
+        ),
     )
 
 
@@ -262,6 +258,19 @@ class _Roles:
                 "ingest_time", f"is the same field as time: {time_field}", hint="leave ingest_time out"
             )
         return ingest_field
+
+
+def _text_decoder(time_field: str, ingest_field: str | None, kind: Any) -> msgspec.json.Decoder[Any]:  # noqa: ANN401 - str, or str with a bound
+    names = {"event_time": time_field}
+    members = [("event_time", kind)]
+    namespace: dict[str, Any] = {}
+    if ingest_field is not None:
+        names["ingest_time"] = ingest_field
+        members.append(("ingest_time", kind))
+    else:
+        namespace["ingest_time"] = None  # an attribute of the class: no key of a line can set it
+    text_type = msgspec.defstruct("OriginalText", members, rename=names, namespace=namespace, gc=False, module=__name__)
+    return msgspec.json.Decoder(text_type)
 
 
 def _columns(source: TomlSource, fields: tuple[Field, ...]) -> dict[str, Field]:

@@ -17,13 +17,13 @@ import hashlib
 from collections import Counter
 from itertools import accumulate, repeat
 from operator import attrgetter, itemgetter
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 from msgspec import Struct
 
 from tidewaiter.core.audit import Counts, Halt
-from tidewaiter.core.contract import QUOTED_TIME_LENGTH
+from tidewaiter.core.contract import QUOTED_TIME_LENGTH, OriginalText
 from tidewaiter.core.decoding import BOM, LineFault, cut_lines, decode_at_once, decode_lines_singly
 from tidewaiter.core.framing import PREVIEW_BYTES, Block, LongLine
 from tidewaiter.core.screening import Policy, Screening
@@ -31,6 +31,7 @@ from tidewaiter.core.screening import Policy, Screening
 if TYPE_CHECKING:
     from tidewaiter.core.contract import Contract
     from tidewaiter.core.scenarios import Ruleset, RuleState
+    from tidewaiter.core.scenarios.generating import Hit
     from tidewaiter.core.screening import Admitted
 
 ENGINE: Final = "tidewaiter-engine/2"
@@ -141,15 +142,15 @@ class Engine:
         else:
             entries = decode_lines_singly(self.contract, lines.cut, at_start=part.offset == 0)
             admitted = self.screening.screen(entries)
-        projections, flags = self._flags(admitted, lines)
+        hits = self._evaluate(admitted.events, admitted.times, *admitted.money)
+        flags = self._flags(hits, admitted, lines)
+        only_flags, projections = self.ruleset.only_flags, self.ruleset.projections
+        names = repeat("flags") if only_flags else [projections[hit[1]] for hit in hits]
         counts.evaluated += len(admitted.events)
         counts.admitted += admitted.admitted_late
         if not admitted.faults:
             counts.events_read += len(entries)
-            if projections is None:
-                records += [("flags", record) for _, record in flags]
-            else:
-                records += zip(projections, [record for _, record in flags], strict=True)
+            records += zip(names, flags, strict=False)
             return len(part.data), None
         read, size, halt = len(entries), len(part.data), None
         faults = admitted.faults
@@ -162,39 +163,44 @@ class Engine:
         counts.rejected += len(faults)
         for _, fault in faults:
             setattr(counts, fault.kind, getattr(counts, fault.kind) + 1)
-        names = repeat("flags") if projections is None else projections
-        merged = [(line, name, record) for name, (line, record) in zip(names, flags, strict=False)]
+        numbers = range(len(entries)) if admitted.lines is None else admitted.lines
+        merged = [(numbers[hit[0]], name, record) for hit, name, record in zip(hits, names, flags, strict=False)]
         merged += [(line, "rejections", self._rejection(lines, line, fault, entries[line])) for line, fault in faults]
         merged.sort(key=itemgetter(0))  # stable: the flags of one line keep their order
         records += [(projection, record) for _, projection, record in merged]
         return size, halt
 
-    def _flags(self, admitted: Admitted, lines: _Lines) -> tuple[list[str] | None, list[tuple[int, bytes]]]:
-        """Return (line number, record) of each hit, and the projections they go to; None: flags, all of them."""
-        hits = self._evaluate(admitted.events, admitted.times, *admitted.money)
-        flags: list[tuple[int, bytes]] = []
-        render, original_text = self.ruleset.render, self.contract.original_text
+    def _flags(self, hits: list[Hit], admitted: Admitted, lines: _Lines) -> list[bytes]:
+        """Return the record of each hit."""
+        flags: list[bytes] = []
+        decode = self.contract.quoting_decoder.decode
+        renderers = self.ruleset.renderers(escaping=b"\\" in lines.block.data)
         events, numbers = admitted.events, admitted.lines
         # all of them at once, where many are asked for
         offset_of = lines.offsets().__getitem__ if len(hits) * 6 > len(lines.cut) else lines.offset
-        last, line, offset = -1, 0, 0
-        event_time, ingest_time = "", None
+        last, event, offset, text = -1, None, 0, OriginalText("")
         for hit in hits:
             at = hit[0]
             if at != last:
-                last, line = at, at if numbers is None else numbers[at]
+                last, event = at, events[at]
+                line = at if numbers is None else numbers[at]
                 offset = offset_of(line)
-                text = original_text(lines.content(line))
-                event_time, ingest_time = text.event_time, text.ingest_time
-                if len(event_time) > QUOTED_TIME_LENGTH:
-                    event_time = _shortened(self._time_of(events[at]))
-                if ingest_time is not None and len(ingest_time) > QUOTED_TIME_LENGTH and self._ingest_of is not None:
-                    ingest_time = _shortened(self._ingest_of(events[at]))
-            flags.append((line, render(hit, events[at], event_time, ingest_time, offset)))
-        if self.ruleset.only_flags:
-            return None, flags
-        projections = self.ruleset.projections
-        return [projections[hit[1]] for hit in hits], flags
+                content = lines.cut[line] if line else lines.content(0)  # only the first may begin with a mark
+                try:
+                    text = decode(content)
+                except msgspec.ValidationError:
+                    text = self._shortened(event, self.contract.original_text(content))
+            flags.append(renderers[hit[1]](hit, event, text, offset))
+        return flags
+
+    def _shortened(self, event: Any, text: OriginalText) -> OriginalText:  # noqa: ANN401 - a compiled Struct
+        """Return the texts of the event's times; one with more decimals than anybody quotes as it was read."""
+        event_time, ingest_time = text.event_time, text.ingest_time
+        if len(event_time) > QUOTED_TIME_LENGTH:
+            event_time = _text_as_read(self._time_of(event))
+        if ingest_time is not None and len(ingest_time) > QUOTED_TIME_LENGTH and self._ingest_of is not None:
+            ingest_time = _text_as_read(self._ingest_of(event))
+        return OriginalText(event_time, ingest_time)
 
     def reject_tail(self, piece: LongLine, start: int) -> Evaluation:
         """Return the rejection of a closed segment's unterminated tail; no policy can halt on it."""
@@ -248,8 +254,8 @@ def utc_text(time: dt.datetime | None) -> str | None:
     return None if time is None else time.astimezone(dt.UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ").rjust(27, "0")
 
 
-def _shortened(time: dt.datetime) -> str:
-    """Return the text of a time that was written with more decimals than anybody quotes: as it was read."""
+def _text_as_read(time: dt.datetime) -> str:
+    """Return the text of a time as it was read, without the decimals that were not."""
     try:
         return str(utc_text(time))
     except OverflowError:  # an ingest time at the very end of the calendar, in another zone
@@ -266,7 +272,7 @@ class _Lines:
 
     def __init__(self, block: Block, start: int) -> None:
         self.base = start + block.offset
-        self._block = block
+        self.block = block
         self._start = start
         self.cut = cut_lines(block.data)
         self._last = (0, self.base)
@@ -291,7 +297,7 @@ class _Lines:
 
     def content(self, line: int) -> bytes:
         """Return what of the line was decoded, white space behind it included."""
-        return self.cut[line].removeprefix(BOM) if line == 0 and self._block.offset == 0 else self.cut[line]
+        return self.cut[line].removeprefix(BOM) if line == 0 and self.block.offset == 0 else self.cut[line]
 
     def halt(self, line: int, fault: LineFault, segment: str) -> Halt:
         """Return the halt at `line`."""

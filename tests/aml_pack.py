@@ -81,7 +81,7 @@ def run(contract: Contract, ruleset: Ruleset, lines: Iterable[bytes]) -> Found:
         evaluation = engine.evaluate(Block(offset, data), offset, "stream")
         assert evaluation.halt is None, evaluation.halt
         for projection, record in evaluation.records:
-            {"flags": found.flags, "suppressed": found.suppressed}[projection].append(record)
+            {"flags": found.flags, "suppressed": found.suppressed}[projection].append(f"{record}\n".encode())
         found.insufficient.update(evaluation.insufficient)
         found.events += len(batch)
         offset += len(data)

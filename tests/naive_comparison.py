@@ -40,7 +40,7 @@ COMPARED: Final = ("flag_id", "user_id", "rule_name", "event_id", "offset", "met
 class Written:
     """What the product wrote: (projection, line) in order, and the scenarios it could not decide, with counts."""
 
-    records: list[tuple[str, bytes]] = field(default_factory=list)
+    records: list[tuple[str, str]] = field(default_factory=list)
     insufficient: Counter[str] = field(default_factory=Counter)
 
 
@@ -115,7 +115,7 @@ def assert_same_bytes(written: Written, whole: Written) -> None:
     assert written.insufficient == whole.insufficient
 
 
-def _of_record(projection: str, line: bytes) -> dict[str, Any]:
+def _of_record(projection: str, line: str) -> dict[str, Any]:
     flag = json.loads(line, parse_float=Number, parse_int=Number)
     found = {"projection": projection} | {key: flag.get(key) for key in COMPARED}
     # the points of a typology, scenario by scenario

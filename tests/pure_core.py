@@ -76,7 +76,7 @@ def chunks(data: bytes, cuts: Iterable[int]) -> Iterator[bytes]:
 class Outcome:
     """What a run wrote: records as (projection, bytes), counts, bytes accounted for, and the halt it ended in."""
 
-    records: list[tuple[str, bytes]] = field(default_factory=list)
+    records: list[tuple[str, str]] = field(default_factory=list)
     counts: Counts = field(default_factory=Counts)
     size: int = 0
     halt: Halt | None = None

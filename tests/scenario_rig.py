@@ -34,11 +34,11 @@ account = {{ type = "string", min_length = 1, max_length = 64 }}
 
 def rendered(
     rules: Ruleset, hit: tuple[Any, ...], event: Any, event_time: str, ingest_time: str | None = None, offset: int = 0
-) -> bytes:
+) -> str:
     """Return the line of a hit; where nothing in it is escaped, writing it plainly must give the same."""
     text = OriginalText(event_time, ingest_time)
-    line: bytes = rules.renderers(escaping=True)[hit[1]](hit, event, text, offset)
-    assert b"\\" in line or rules.renderers(escaping=False)[hit[1]](hit, event, text, offset) == line
+    line: str = rules.renderers(escaping=True)[hit[1]](hit, event, text, offset)
+    assert "\\" in line or rules.renderers(escaping=False)[hit[1]](hit, event, text, offset) == line
     return line
 
 

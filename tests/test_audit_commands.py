@@ -90,7 +90,7 @@ def test_numbers_in_a_table_stand_as_they_were_written(
     context = audit.EntryContext("2026-01-01T00:00:00.000000Z", "run", "engine")
     record = b'{"flag_id":"x","amount":500.00,"exact":12345678901234567890.10}'
     chain = audit.Chain(10**6, "0" * 64)
-    lines = [*chain.records(context, [("flags", record + b"\n")]), chain.entry(context, "audit.idle")]
+    lines = [*chain.records(context, [("flags", record.decode())]), chain.entry(context, "audit.idle")]
     own.segments[-1].write_bytes(own.segments[-1].read_bytes() + b"".join(lines))
     text = said(capsysbinary, "export", "--state-dir", own.state, "--format", "csv", "--run", "run").decode()
     flag, idle = csv.DictReader(io.StringIO(text, newline=""))
@@ -221,7 +221,7 @@ def test_only_whole_units_count(own: Log, capsysbinary: pytest.CaptureFixture[by
     context = audit.EntryContext("2026-01-01T00:00:00.000000Z", "run", "engine")
     newest = entries(whole)[-1]["index"]
     chain = audit.Chain(newest + 1, "0" * 64)
-    records = b"".join(chain.records(context, [("flags", b'{"flag_id":"x"}\n')] * 3))
+    records = b"".join(chain.records(context, [("flags", '{"flag_id":"x"}')] * 3))
     with own.segments[-1].open("ab") as file, StateLock(own.state / "lock"):
         file.write(records)
         file.flush()

@@ -346,7 +346,7 @@ def test_the_daemons_entries_are_read(tmp_path: Path) -> None:
     )  # fmt: skip
     path = tmp_path / "audit-00000000000000000296.jsonl"
     opened = chain.entry(context, "audit.segment_opened", {"predecessor": "audit-0.jsonl", "predecessor_length": 9})
-    records = chain.records(context, [("flags", b'{"flag_id":"e1:velocity","metric_value":500.00}\n')])
+    records = chain.records(context, [("flags", '{"flag_id":"e1:velocity","metric_value":500.00}')])
     ended = RunEnded("success", 0, None, [])
     path.write_bytes(
         b"".join(

@@ -438,7 +438,7 @@ def test_sums_beyond_64_bits_are_exact() -> None:
         hits = ruleset.bind(restored(state, ruleset, rows[0]))(*columns(ruleset, rows[:1]))
         assert hits[0][2] == 6 * (2**63 - 1)
         (item,) = columns(ruleset, rows[:1])[0]
-        assert b'"metric_value":55340232221128654842,' in rendered(ruleset, hits[0], item, "")
+        assert '"metric_value":55340232221128654842,' in rendered(ruleset, hits[0], item, "")
 
 
 @pytest.mark.parametrize(("kind", "entries"), [("count", 1), ("sum", 2), ("shifted", 2), ("distinct", 1)])

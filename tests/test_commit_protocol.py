@@ -49,7 +49,7 @@ def draft(number: int) -> Draft:
     records = [
         (
             projection,
-            json.dumps({"record": f"{projection} {number}.{item} é", "pad": "x" * (item * 37 % 200)}).encode() + b"\n",
+            json.dumps({"record": f"{projection} {number}.{item} é", "pad": "x" * (item * 37 % 200)}),
         )
         for projection, count in zip(audit.PROJECTIONS, SHAPES[number % len(SHAPES)], strict=True)
         for item in range(count)
@@ -127,7 +127,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert write_batches(Disk(), str(state), 16) == EXIT_CLEAN
     expected = [record for number in range(16) for record in draft(number).records]
     for name in audit.PROJECTIONS:
-        assert projection_bytes(state, name) == b"".join(line for projection, line in expected if projection == name)
+        lines = "".join(f"{record}\n" for projection, record in expected if projection == name)
+        assert projection_bytes(state, name) == lines.encode()
     assert len(list((state / "audit").glob("audit-*.jsonl"))) > 2
     for name in audit.PROJECTIONS:
         assert list(state.glob(f"{name}-*.jsonl")), name

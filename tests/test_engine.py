@@ -190,8 +190,7 @@ def test_every_line_is_accounted_for_once_and_in_order(items: list[bytes], polic
         assert rejection["kind"] in FAULTS
         assert rejection["reason"]
     for _, record in outcome.records:
-        assert record.endswith(b"\n")
-        assert record.count(b"\n") == 1
+        assert "\n" not in record
 
 
 @settings(max_examples=50)
@@ -561,8 +560,8 @@ class EveryEvent:
         return {}
 
     def renderers(self, *, escaping: bool) -> Any:
-        def render(hit: Any, event: Any, text: Any, offset: int) -> bytes:
-            return b"%d %d %d %d %s\n" % (hit[1], hit[2], hit[3], offset, text.event_time.encode())
+        def render(hit: Any, event: Any, text: Any, offset: int) -> str:
+            return f"{hit[1]} {hit[2]} {hit[3]} {offset} {text.event_time}"
 
         return [render, render]
 
@@ -575,7 +574,7 @@ def test_the_engine_needs_no_more_of_a_ruleset_than_its_interface(good: list[boo
     outcome = run_stream(Engine(CONTRACT, ruleset, QUARANTINE), lines(*items), cuts)
     flags = [record.split() for projection, record in outcome.records if projection == "flags"]
     numbers = [number for number, ok in enumerate(good) if ok]
-    assert [flag[0] for flag in flags] == [b"0", b"1"] * len(numbers)
+    assert [flag[0] for flag in flags] == ["0", "1"] * len(numbers)
     assert [int(flag[1]) for flag in flags[::2]] == [100 * number + 25 for number in numbers]
     assert [int(flag[2]) for flag in flags[::2]] == list(range(1, len(numbers) + 1))
     assert [int(flag[3]) for flag in flags[::2]] == [len(lines(*items[:number])) for number in numbers]

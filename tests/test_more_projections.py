@@ -217,7 +217,7 @@ def test_what_the_replay_derives_must_be_what_was_committed(
     def evaluate(*arguments: Any) -> Any:
         evaluation = original(*arguments)
         evaluation.records = [
-            (name, line.replace(b'"severity":"', b'"severity":"x') if name == projection else line)
+            (name, line.replace('"severity":"', '"severity":"x') if name == projection else line)
             for name, line in evaluation.records
         ]
         return evaluation

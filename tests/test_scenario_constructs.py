@@ -111,7 +111,7 @@ def test_a_default_stands_in_for_what_is_unknown() -> None:
     run = Run(load(metric, block("s", "when = 'm < 2'", measure="m")))
     flags = run.flags({}, {"cash": True, "amount": 175}, {"cash": True, "amount": 25})
     assert [flag["metric_value"] for flag in flags] == [1.5, 1.75]
-    assert b'"metric_value":1.50,' in flags[0]["line"]
+    assert '"metric_value":1.50,' in flags[0]["line"]
     assert run.ruleset.take_insufficient(run.state) == {}
 
 
@@ -214,7 +214,7 @@ def test_a_cooldown_ends_when_it_is_over_and_is_never_extended() -> None:
         (0, "flags"), (1, "suppressed"), (2, "suppressed"), (3, "flags"), (4, "suppressed"), (5, "flags"),
     ]  # fmt: skip
     assert [flag.get("suppressed_until") for flag in flags][:2] == [None, "2026-01-01T00:00:10.000000Z"]
-    assert flags[1]["line"].endswith(b'","suppressed_until":"2026-01-01T00:00:10.000000Z"}\n')
+    assert flags[1]["line"].endswith('","suppressed_until":"2026-01-01T00:00:10.000000Z"}')
     assert run.ruleset.only_flags is False
 
 
@@ -430,7 +430,7 @@ def test_a_number_is_shown_alike_in_parameters_and_reason() -> None:
     run = Run(load(block("s", "params = { x = 1_0.50, y = 1_000 }", "reason = '{p.x} {p.y}'")))
     (flag,) = run.flags({})
     assert flag["reason"] == "10.50 1000"
-    assert b'"parameters":{"x":10.50,"y":1000}' in flag["line"]
+    assert '"parameters":{"x":10.50,"y":1000}' in flag["line"]
 
 
 def test_every_value_of_a_flag_has_its_form() -> None:
@@ -443,10 +443,10 @@ def test_every_value_of_a_flag_has_its_form() -> None:
     when = "when = \"age >= p.young and (newest == 'x' or total > 0 or cash_now)\""
     run = Run(load(metric, block("s", when, "params = { young = '0s' }", measure="age", threshold="p.young")))
     first, second = run.flags({"points": 1, "note": None}, {"second": 90.5, "points": -2001 + 4000, "note": 'q"'})
-    assert b'"metric_value":0,"threshold":0,' in first["line"]
-    assert b'"parameters":{"young":0},"metrics":{"age":0,"newest":null,"total":0.001,"cash_now":false}' in first["line"]
-    assert b'"metric_value":90.5,' in second["line"]
-    assert b'"metrics":{"age":90.5,"newest":"q\\"","total":2.000,"cash_now":false}' in second["line"]
+    assert '"metric_value":0,"threshold":0,' in first["line"]
+    assert '"parameters":{"young":0},"metrics":{"age":0,"newest":null,"total":0.001,"cash_now":false}' in first["line"]
+    assert '"metric_value":90.5,' in second["line"]
+    assert '"metrics":{"age":90.5,"newest":"q\\"","total":2.000,"cash_now":false}' in second["line"]
 
 
 SCORED: Final = (

@@ -263,7 +263,7 @@ def test_a_threshold_may_follow_the_event() -> None:
     assert run(text, [{"amount": 701, "balance": 350}]) == [(0, "one", 701, 700)]
     rules = load(text)
     (hit,) = rules.bind(rules.new_state())([event()], [START], [701], [-350])
-    assert b'"metric_value":7.01,"threshold":-7.00,' in rendered(rules, hit, event(), "t")
+    assert '"metric_value":7.01,"threshold":-7.00,' in rendered(rules, hit, event(), "t")
 
 
 def test_negative_money_and_three_decimals_are_written_exactly() -> None:
@@ -272,8 +272,8 @@ def test_negative_money_and_three_decimals_are_written_exactly() -> None:
     rules = load(text)
     hits = rules.bind(rules.new_state())([event()] * 2, [START] * 2, [-5, 993])
     lines = [rendered(rules, hit, event(), "t") for hit in hits]
-    assert b'"metric_value":-1.005,"threshold":-0.500,' in lines[0]
-    assert b'"metric_value":-0.007,' in lines[1]
+    assert '"metric_value":-1.005,"threshold":-0.500,' in lines[0]
+    assert '"metric_value":-0.007,' in lines[1]
 
 
 # -- whole rulesets, said again naively --------------------------------------------------------------------------------

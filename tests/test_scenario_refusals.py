@@ -443,7 +443,7 @@ def test_any_text_is_refused_with_a_place_or_runs_without_fail(tokens: list[str]
     for _ in range(3):
         hits = evaluate(events, [START] * 3, *([0, 10**15, -3] for _ in rules.money_columns))
         for hit in hits:
-            assert rendered(rules, hit, events[hit[0]], "t").endswith(b"}\n")
+            assert rendered(rules, hit, events[hit[0]], "t").endswith("}")
     names = set(re.findall(r"[A-Za-z_]+[0-9]*", re.sub(r"#.*|'[^']*'|\"[^\"]*\"", "", rules.python_source)))
     assert not names & {"__import__", "__builtins__", "open", "eval", "exec"}
 

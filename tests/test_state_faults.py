@@ -447,8 +447,8 @@ def make_engine_differ(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let this engine flag differently, as a changed version would."""
     original = Engine._flags
 
-    def flags(engine: Engine, *of: Any) -> list[bytes]:
-        return [record.replace(b'"high"', b'"top"') for record in original(engine, *of)]
+    def flags(engine: Engine, *of: Any) -> list[str]:
+        return [record.replace('"high"', '"top"') for record in original(engine, *of)]
 
     monkeypatch.setattr(Engine, "_flags", flags)
 
@@ -537,14 +537,14 @@ def test_replay_that_differs_names_the_first_batch(
     for path in (state / "snapshots").iterdir():
         path.unlink()
     flagged = [entry for entry in daemon.entries(state, "batch.committed") if entry["counts"]["flags"]]
-    chosen = (state / "flags.jsonl").read_bytes().splitlines(keepends=True)[-1 if how == "one more at the end" else 20]
+    chosen = (state / "flags.jsonl").read_text().splitlines()[-1 if how == "one more at the end" else 20]
     original = Engine._flags
 
-    def flags(engine: Engine, hits: list[Any], *of: Any) -> list[bytes]:
+    def flags(engine: Engine, hits: list[Any], *of: Any) -> list[str]:
         found = original(engine, hits, *of)
         for at, record in enumerate(found):
             if record == chosen:
-                put = {"changed": [record.replace(b"1", b"2")], "one less": []}.get(how, [record] * 2)
+                put = {"changed": [record.replace("1", "2")], "one less": []}.get(how, [record] * 2)
                 found[at : at + 1], hits[at : at + 1] = put, [hits[at]] * len(put)
                 break
         return found

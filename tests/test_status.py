@@ -102,7 +102,7 @@ class Made:
         self.journal.commit(
             Draft(
                 cause="batch",
-                records=[*(("flags", b'{"flag":%d}\n' % at) for at in range(flags)), *((to, b"{}\n") for to in others)],
+                records=[*(("flags", f'{{"flag":{at}}}') for at in range(flags)), *((to, "{}") for to in others)],
                 counts=Counts(events_read=lines, evaluated=lines - total, flags=flags, rejected=total, **rejected),
                 position=self.cursor.position,
                 first=first,

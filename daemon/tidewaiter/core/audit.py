@@ -13,7 +13,6 @@ reaches a flag.
 from __future__ import annotations
 
 import hashlib
-from binascii import hexlify
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -294,19 +293,19 @@ class Chain:
         self._moved_past(line)
         return line
 
-    def records(self, context: EntryContext, records: Iterable[tuple[str, bytes]]) -> list[bytes]:
-        """Return one line per (projection, projection line), embedding its bytes, and move on. The hot path."""
-        middles = {name: context.middle(action) + _RECORD for name, action in PROJECTIONS.items()}
-        sha256, number, join = hashlib.sha256, _encoder.encode, b"".join
-        head, index = self.head.encode(), self.index
+    def records(self, context: EntryContext, records: Iterable[tuple[str, str]]) -> list[bytes]:
+        """Return one line per (projection, record), embedding the record, and move on. The hot path."""
+        middles = {name: (context.middle(action) + _RECORD).decode() for name, action in PROJECTIONS.items()}
+        sha256 = hashlib.sha256
         lines: list[bytes] = []
         append = lines.append
+        head, index = self.head, self.index
         for projection, record in records:
-            line = join((b'{"prev":"', head, b'","index":', number(index), middles[projection], record[:-1], b"}\n"))
-            head = hexlify(sha256(line).digest())
+            line = f'{{"prev":"{head}","index":{index}{middles[projection]}{record}}}\n'.encode()
+            head = sha256(line).hexdigest()
             index += 1
             append(line)
-        self.head, self.index = head.decode(), index
+        self.head, self.index = head, index
         return lines
 
     def _moved_past(self, line: bytes) -> None:

@@ -29,7 +29,7 @@ class Draft(Struct, frozen=True):
     """
 
     cause: str
-    records: list[tuple[str, bytes]]
+    records: list[tuple[str, str]]
     counts: Counts
     position: Position
     first: int
@@ -69,7 +69,8 @@ def prepare(ledger: Ledger, draft: Draft, context: EntryContext) -> Prepared:
         if projection in present:
             records = [record for name, record in draft.records if name == projection]
             number[projection] = len(records)
-            data = appended[projection] = b"".join(records)
+            records.append("")  # the last one has a newline, too
+            data = appended[projection] = "\n".join(records).encode()
             mark = ProjectionMark(mark.length + len(data), running_hash(mark.sha256, data), mark.base)
         marks[projection] = mark
     counts = draft.counts

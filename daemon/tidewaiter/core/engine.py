@@ -47,12 +47,12 @@ _projection_of: Final = itemgetter(0)
 class Evaluation(Struct, gc=False):
     """The effects of one piece of the stream, in the order in which they are to be persisted.
 
-    `records` are (projection, line) in stream order; `size` is how many bytes of the piece they account for; `halt`
-    says that the stream stops right behind them. `insufficient` counts for each scenario the events at which it could
-    not be decided; scenarios without any are left out.
+    `records` are (projection, line without its newline) in stream order; `size` is how many bytes of the piece they
+    account for; `halt` says that the stream stops right behind them. `insufficient` counts for each scenario the events
+    at which it could not be decided; scenarios without any are left out.
     """
 
-    records: list[tuple[str, bytes]]
+    records: list[tuple[str, str]]
     counts: Counts
     size: int
     last_event_time: str | None
@@ -113,7 +113,7 @@ class Engine:
         """Evaluate the next piece. `start` is the global offset of its segment's first byte, `segment` its name."""
         if isinstance(piece, LongLine):
             return self._evaluate_long_line(piece, start, segment, halted=self.policy.invalid == "halt")
-        records: list[tuple[str, bytes]] = []
+        records: list[tuple[str, str]] = []
         counts, size, halt = Counts(), 0, None
         while size < len(piece.data) and halt is None:
             end = piece.data.rfind(b"\n", size, size + PART_BYTES) + 1 or piece.data.index(b"\n", size) + 1
@@ -132,7 +132,7 @@ class Engine:
         return Evaluation(records, counts, size, utc_text(self.screening.effective), halt, insufficient)
 
     def _evaluate_part(
-        self, part: Block, start: int, segment: str, records: list[tuple[str, bytes]], counts: Counts
+        self, part: Block, start: int, segment: str, records: list[tuple[str, str]], counts: Counts
     ) -> tuple[int, Halt | None]:
         """Evaluate some lines, adding to `records` and `counts`; return how many bytes are done, and a halt."""
         lines = _Lines(part, start)
@@ -170,9 +170,9 @@ class Engine:
         records += [(projection, record) for _, projection, record in merged]
         return size, halt
 
-    def _flags(self, hits: list[Hit], admitted: Admitted, lines: _Lines) -> list[bytes]:
+    def _flags(self, hits: list[Hit], admitted: Admitted, lines: _Lines) -> list[str]:
         """Return the record of each hit."""
-        flags: list[bytes] = []
+        flags: list[str] = []
         decode = self.contract.quoting_decoder.decode
         renderers = self.ruleset.renderers(escaping=b"\\" in lines.block.data)
         events, numbers = admitted.events, admitted.lines
@@ -220,12 +220,12 @@ class Engine:
             halt=halt if halted else None,
         )
 
-    def _rejection(self, lines: _Lines, line: int, fault: LineFault, entry: object) -> bytes:
+    def _rejection(self, lines: _Lines, line: int, fault: LineFault, entry: object) -> str:
         event_id = None if isinstance(entry, LineFault) else str(getattr(entry, self.contract.id_field))
         return rejection_line(lines.raw(line), lines.offset(line), fault, event_id)
 
 
-def rejection_line(raw: bytes, offset: int, fault: LineFault, event_id: str | None) -> bytes:
+def rejection_line(raw: bytes, offset: int, fault: LineFault, event_id: str | None) -> str:
     """Return the line of rejections.jsonl for the line `raw` (without newline) at the global `offset`."""
     rejection = Rejection(
         offset=offset,
@@ -237,16 +237,16 @@ def rejection_line(raw: bytes, offset: int, fault: LineFault, event_id: str | No
         event_id=event_id,
         preview=_preview(raw[:PREVIEW_BYTES]),
     )
-    return msgspec.json.encode(rejection) + b"\n"
+    return msgspec.json.encode(rejection).decode()
 
 
-def long_line_rejection(piece: LongLine, start: int, fault: LineFault) -> bytes:
+def long_line_rejection(piece: LongLine, start: int, fault: LineFault) -> str:
     """Return the line of rejections.jsonl for a line whose content was not kept; `start` is its segment's offset."""
     rejection = Rejection(
         offset=start + piece.offset, length=piece.length, sha256=piece.sha256, kind=fault.kind,
         reason=fault.reason, field="", event_id=None, preview=_preview(piece.preview),
     )  # fmt: skip
-    return msgspec.json.encode(rejection) + b"\n"
+    return msgspec.json.encode(rejection).decode()
 
 
 def utc_text(time: dt.datetime | None) -> str | None:

@@ -219,7 +219,7 @@ async def _replay(engine: Engine, stretch: _Stretch, chunks: AsyncGenerator[byte
                 engine.rules.forget_some(engine.screening.effective)
                 for projection, record in evaluation.records:
                     if projection in lines:
-                        lines[projection].append(record)
+                        lines[projection].append(f"{record}\n".encode())
                 if evaluation.halt is not None:
                     raise IntegrityRefusal(
                         f"replay halts at byte {evaluation.halt.offset} of the stream, where it had not: "

@@ -83,7 +83,7 @@ class _Line(Struct, frozen=True):
     offset: int
     size: int
     sha256: str
-    record: bytes
+    record: str
     raw: bytes
     long: LongLine | None = None
 

@@ -29,15 +29,20 @@ if TYPE_CHECKING:
 
 
 class Control(msgspec.Struct, frozen=True):
-    """A bare dictionary with, for each account, the times of its last so many events; with `amounts` these, too."""
+    """A bare dictionary with, for each account, the times of its last so many events; with `amounts` these, too.
+
+    `back` is how many events ago one was that is looked at again, as what enters a shifted window is; 0: none is.
+    """
 
     held: int
     amounts: bool
+    back: int = 0
 
     def what(self) -> str:
         """Return what an answer says about it."""
         things = "times and amounts" if self.amounts else "times"
-        return f"a bare dictionary with a list of {self.held} {things} by account; each event overwrites the oldest"
+        again = f" and looks at the one {self.back} before" if self.back else ""
+        return f"a bare dictionary with a list of {self.held} {things} by account; each overwrites the oldest{again}"
 
 
 class Job(msgspec.Struct):
@@ -59,11 +64,12 @@ class Remembering:
         """Hold nothing yet."""
         self.clock = Clock()
         self._amounts, self._size = control.amounts, control.held * (1 + control.amounts)
+        self._back = control.back * (1 + control.amounts)
         self._held: dict[str, list[Any]] = {}
 
     def evaluate(self, events: Sequence[Any], times: Sequence[datetime], cents: Sequence[int]) -> Sequence[Any]:
         """Remember some events; return that nothing was found."""
-        held, size, amounts = self._held, self._size, self._amounts
+        held, size, amounts, back = self._held, self._size, self._amounts, self._back
         get = held.get
         for event, time, amount in zip(events, times, cents, strict=True):
             ring = get(event.account)
@@ -74,6 +80,9 @@ class Remembering:
             if amounts:
                 place += 1
                 ring[place] = amount
+            if back:
+                entering = place - back if place > back else place - back + size
+                _seen = ring[entering - amounts : entering + 1]
             ring[0] = place + 1 if place < size else 1
         return ()
 

@@ -88,7 +88,9 @@ def by_window(bench: Bench) -> Iterator[Figure]:
         for name, seconds in windows.items():
             text = over(function, f'window = "{seconds}s"', offset)
             span = seconds * _SECOND_US + (_DAY_US if offset else 0)
-            control = Control(_held(span, _BURST, _GAP_US, _BURST * _GAP_US + pause), function != "count")
+            period = _BURST * _GAP_US + pause
+            back = _held(_DAY_US, _BURST, _GAP_US, period) if offset else 0
+            control = Control(_held(span, _BURST, _GAP_US, period), function != "count", back)
             cases[function][name] = Case(text, rounds, events // 2, control, counted)
     most = events // 2 // 100
     cases["last"] = {
@@ -110,7 +112,7 @@ def by_keys(bench: Bench) -> Iterator[Figure]:
     for function in (*FUNCTIONS, "last"):
         offset = "1h" if function == "offset_sum" else ""
         text = over("sum", "last = 3") if function == "last" else over(function, 'window = "150m"', offset)
-        control = Control(4 if offset else 3, function not in ("count", "last"))
+        control = Control(4 if offset else 3, function not in ("count", "last"), back=1 if offset else 0)
         cases[function] = {}
         for number in numbers:
             # four rounds fill every window, the offset's too; then the timed ones

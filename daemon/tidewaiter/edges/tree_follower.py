@@ -88,8 +88,8 @@ class TreeFollower:
 
     def catch_up(self, mark: AuditMark, stopped: Callable[[], bool] = lambda: False) -> None:
         """Take in every entry up to `mark`; full tiles are durable afterwards. Returns early once `stopped()`."""
-        self._write_full()
         self._worker.rest()
+        self._write_full()  # what a full disk has refused; a checkpoint would say that it is there
         segments = audit_segments(self._state)
         while (self._segment, self._offset) != (mark.segment, mark.length) and not stopped():
             path = self._state / "audit" / self._segment

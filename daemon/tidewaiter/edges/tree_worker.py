@@ -38,8 +38,8 @@ _IDLE_SECONDS: Final = 10.0
 """A process that was not asked for so long is ended; the next backlog starts another."""
 _LOOK_MS: Final = 50
 _END_SECONDS: Final = 5.0
-# The same code that runs here, wherever it was found, and nothing that variables, a user's site or the current
-# directory could put before it. -S: it needs nothing that is installed; -B: it writes nothing.
+# The same code that runs here, wherever it was found; neither variables nor the current directory nor a user's site can
+# put anything before it. -S: it needs nothing that is installed; -B: it writes nothing.
 _COMMAND: Final = (
     "-I", "-S", "-B", "-c",
     "import sys; sys.path.insert(0, sys.argv[1]); from tidewaiter.edges.tree_growing import serve; serve()",
@@ -62,7 +62,7 @@ class TreeWorker:
         self._asked_at = 0.0
 
     def grow(self, tree: TileTree, path: str, begin: int, end: int, stopped: Callable[[], bool]) -> Grown | None:
-        """Return what `tree_growing.grow` does with the first MiB of this range, in another `tree`.
+        """Return what `tree_growing.grow` does with the first `_ASKED_BYTES` of this range, in another `tree`.
 
         None where there is no answer: because of `stopped()`, or because the process is given up, now or before.
         """
@@ -119,6 +119,7 @@ class TreeWorker:
         poll = select.poll()
         poll.register(fd, select.POLLIN)
         data = bytearray()
+        silent = 0  # what was waited for in vain, not what a clock says: a service that was frozen has lost nothing
         while len(data) < count:
             if poll.poll(_LOOK_MS):
                 read = os.read(fd, count - len(data))
@@ -128,7 +129,7 @@ class TreeWorker:
             elif stopped():
                 self.close()  # its answer would be in the way of the next
                 return None
-            elif time.monotonic() - self._asked_at > _ANSWER_SECONDS:
+            elif (silent := silent + _LOOK_MS) > _ANSWER_SECONDS * 1000:
                 raise _Lost(f"no answer in {_ANSWER_SECONDS:.0f} s")
         return bytes(data)
 
@@ -144,7 +145,7 @@ class TreeWorker:
 def _start() -> subprocess.Popen[bytes]:
     """Start it. It gets its two pipes and no other descriptor; Ctrl-C goes to a process group that it is not in."""
     process = subprocess.Popen(  # noqa: S603 - our own interpreter and our own code
-        [sys.executable, *_COMMAND],
+        [sys.executable or "", *_COMMAND],  # an interpreter that does not know its own place cannot be started: OSError
         bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, process_group=0,
         env={name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ},
     )  # fmt: skip

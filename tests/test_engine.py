@@ -358,7 +358,8 @@ def test_flags_quote_any_text_that_a_line_can_hold(escaped: bool) -> None:
     """Quotes, backslashes, control characters and any Unicode, as escapes or as they are, beside plain lines."""
     texts = ['"', "\\", '","x":"', "\u2028\x7f", "\U0001f30a", "{x}%s", *(["\n\x00"] if escaped else [])]
     events = [{"event_id": f"{number}{text}", "user_id": f"u{text}"} for number, text in enumerate(texts)]
-    events.insert(3, {"event_id": "plain", "user_id": "plain"})
+    for place in (0, 4):  # what a part needs is not seen by its first line
+        events.insert(place, {"event_id": f"plain{place}", "user_id": "plain"})
     items = [
         json.dumps(json.loads(line(number, amount=600, **event)), ensure_ascii=escaped).encode()
         for number, event in enumerate(events)

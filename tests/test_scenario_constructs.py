@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 from typing import Any, Final
 
 import pytest
 
 from scenario_demo import START
+from scenario_rig import account_contract
 from scenario_run import Run, block, event, load, rows_of
+from tidewaiter.core.engine import Engine
+from tidewaiter.core.framing import Block
+from tidewaiter.core.scenarios import load_ruleset
 from tidewaiter.core.scenarios.state import FrozenState, RuleState
+from tidewaiter.core.screening import Policy
 
 FILES: Final = {"lists/banks.txt": b"# watched\nAB\nCD\n\n", "lists/vip.csv": b"note,id\nfirst,a\n"}
 
@@ -201,6 +207,17 @@ def test_a_flag_needs_a_subject() -> None:
     assert [flag["user_id"] for flag in run.flags({"note": "x", "amount": 1100})] == ["x"]
     assert run.feed({"note": None, "amount": 1100}) == []
     assert run.ruleset.take_insufficient(run.state) == {"s": 1}
+
+
+def test_a_subject_that_the_contract_fills_in_is_quoted() -> None:
+    """Its default may hold what no plain line can: it is escaped whatever the lines are like."""
+    other = "{ type = 'string', required = false, max_length = 9, default = 'a\"b\\c' }"
+    contract = account_contract("filled", 1, f"other = {other}\ncount = {{ type = 'integer' }}")
+    text = "ruleset = 'r'\nversion = 1\ncontract = 'filled/1'\n" + block("s", "subject = 'other'", measure="count")
+    rules = load_ruleset(text.encode(), "r.toml", contract)
+    line = b'{"event_id":"1","at":"2026-01-01T00:00:00Z","account":"x","count":1}\n'
+    ((_, record),) = Engine(contract, rules, Policy()).evaluate(Block(0, line), 0, "s").records
+    assert json.loads(record)["user_id"] == 'a"b\\c'
 
 
 # -- edge and cooldown -------------------------------------------------------------------------------------------------

@@ -146,6 +146,8 @@ def _children(pid: int) -> list[int]:
 
 
 def _memory(pid: int, name: str) -> int:
+    if not _stat(pid):  # one of the daemon's own processes has just ended
+        return 0
     for row in Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines():
         key, _, value = row.partition(":")
         if key == name:

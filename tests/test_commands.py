@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from support import cli_environment, run_cli
+from support import COMMAND, cli_environment, run_cli
 from tidewaiter.core.errors import ConfigError, DurabilityError, IntegrityRefusal, SourceHalt
 from tidewaiter.edges.durable import Disk
 from tidewaiter.shell.commands import app, progress
@@ -138,9 +138,11 @@ def test_a_wrong_command_line_exits_2(arguments: list[str], capsys: pytest.Captu
 
 
 def test_shell_completion_can_be_shown() -> None:
-    """Typer's completion works for the installed name."""
-    done = run_cli("--show-completion", "bash")
-    assert b"_TIDEWAITER_COMPLETE" in done.stdout or done.returncode == 0
+    """A person's shell, which it finds among its parents, gets what it has to source."""
+    command = ["bash", "-c", '"$@"; exit $?', "bash", *COMMAND, "--show-completion"]
+    done = subprocess.run(command, env=cli_environment(), capture_output=True, timeout=30, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"_TIDEWAITER_COMPLETE" in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,26 @@ def assert_flat(few: Mapping[str, Any], many: Mapping[str, Any], within: float) 
     assert max(ratios.values()) <= within, ratios
 
 
+SHORTENED: Final = """
+from bench_tool.rule_work import Work
+def work(held):
+    del held[:40]
+    held[:10] = []
+    held[0] = held[1]
+with Work() as done:
+    work(list(range(100)))
+print(done.moved)
+"""
+
+
+def test_what_a_shortened_list_moves_is_counted() -> None:
+    """Sixty elements by a deletion, fifty by a slice that is assigned, none by an assignment to one place."""
+    environment = cli_environment({"PYTHONPATH": f"{REPOSITORY / 'daemon'}:{REPOSITORY / 'scripts'}"})
+    command = [sys.executable, "-c", SHORTENED]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30, check=False)
+    assert (done.stdout, done.stderr) == ("110\n", "")
+
+
 def test_work_does_not_grow_with_the_number_of_keys() -> None:
     """Each account has an event an hour, and two of them are within the window: from a thousand accounts to 100,000."""
     rulesets = {metric: ruleset(metric, 'window = "65m"') for metric in ("count", "distinct", "shifted")}

@@ -3,9 +3,9 @@
 Started as ``python -m bench_tool.rule_work JSON`` with the members of `Job`; prints one line of JSON. All rulesets see
 the same events. From `counted_from` on the interpreter reports every bytecode of the compiled function, and of
 whatever Python it calls, for one chunk of events in `one_in`; forgetting idle keys, which comes in bursts, is counted
-behind every chunk. Counted too are the elements that deleting from a list moves, which is one bytecode however many
-they are, and the functions in C that are called: a name tells which of them take the same time whatever they are
-called on. What a slice or a type's name copies (``list(x)``) is not seen.
+behind every chunk. Counted too are the elements that shortening a list moves, which is one bytecode however many they
+are, and the functions in C that are called: a name tells which of them take the same time whatever they are
+called on. What a slice or a type's name copies (``list(x)``) is not seen, nor what ``x in held`` looks at.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from types import FrameType
 
-_DELETE: Final = opmap["DELETE_SUBSCR"]
+_SHORTENING: Final = {opmap[name] for name in ("DELETE_SUBSCR", "STORE_SUBSCR", "STORE_SLICE") if name in opmap}
+"""What can make a list shorter; from 3.12 on ``held[:n] = []`` has a bytecode of its own."""
 
 
 class Job(msgspec.Struct):
@@ -81,8 +82,8 @@ class Work:
             self._before = []
         if event == "opcode":
             self.bytecodes += 1
-            if frame.f_code.co_code[frame.f_lasti] == _DELETE:
-                # what is deleted from is on the stack, which cannot be seen; it is the variable that gets shorter
+            if frame.f_code.co_code[frame.f_lasti] in _SHORTENING:
+                # what is shortened is on the stack, which cannot be seen; it is the variable that gets shorter
                 self._before = [(held, len(held)) for held in frame.f_locals.values() if held.__class__ is list]
         return self._step
 

@@ -23,6 +23,7 @@ from tidewaiter.core.errors import IntegrityRefusal
 from tidewaiter.core.tlog.checkpoints import TreeHead, parse_tree_head
 from tidewaiter.core.tlog.notes import NoteError, parse_note, parse_notes
 from tidewaiter.core.tlog.tiles import HASH_BYTES, Tile
+from tidewaiter.edges.tree_growing import RESTORE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -35,7 +36,6 @@ _OPEN_AT_ONCE: Final = 64
 _LAST_BYTES: Final = 256 << 10
 """How much of ``checkpoints`` is looked at for the last one: more than the largest note."""
 _BETWEEN_NOTES: Final = re.compile(rb"^\xe2\x80\x94 [^\n]*\n(?!\xe2\x80\x94 )", re.MULTILINE)
-_HINT: Final = "restore the state directory from a back-up; `tidewaiter verify` says what else differs"
 
 
 class TreeFiles:
@@ -62,10 +62,10 @@ class TreeFiles:
             if len(data) != candidate.width * HASH_BYTES:
                 raise IntegrityRefusal(
                     f"{self.path / candidate.path}: is {len(data)} bytes long, expected {candidate.width * HASH_BYTES}",
-                    hint=_HINT,
+                    hint=RESTORE,
                 )
             return data[:wanted]
-        raise IntegrityRefusal(f"{self.path / tile.path}: is missing", hint=_HINT)
+        raise IntegrityRefusal(f"{self.path / tile.path}: is missing", hint=RESTORE)
 
     def newest(self) -> bytes | None:
         """Return the newest checkpoint, as it stands in its file; None where there is none."""
@@ -107,7 +107,7 @@ class TreeFiles:
         try:
             heads.extend(parse_tree_head(note.text) for note, _ in parse_notes(self._last_notes()[0]))
         except NoteError as error:
-            raise IntegrityRefusal(f"{path}: one of the last notes: {error}", hint=_HINT) from error
+            raise IntegrityRefusal(f"{path}: one of the last notes: {error}", hint=RESTORE) from error
         return max(heads, key=lambda head: head.size, default=None)
 
     def _head_of(self, data: bytes, name: str) -> TreeHead:
@@ -116,7 +116,7 @@ class TreeFiles:
             text = data[:-1] if data.endswith(b"\n\n") else parse_note(data).text
             return parse_tree_head(text)
         except NoteError as error:
-            raise IntegrityRefusal(f"{self.path / name}: is no checkpoint: {error}", hint=_HINT) from error
+            raise IntegrityRefusal(f"{self.path / name}: is no checkpoint: {error}", hint=RESTORE) from error
 
     def refuse_cut_log(self, head: TreeHead, entries: int) -> None:
         """Raise IntegrityRefusal where an audit log of so many entries has lost some that the checkpoint covers.
@@ -228,7 +228,7 @@ class TreeFiles:
         try:
             ends.extend(end for _, end in parse_notes(data))
         except NoteError as error:
-            raise IntegrityRefusal(f"{path}: behind byte {start}: {error}", hint=_HINT) from error
+            raise IntegrityRefusal(f"{path}: behind byte {start}: {error}", hint=RESTORE) from error
         return data[: ends[-1]], start + ends[-1]
 
     def write_witnessed(self, disk: Disk, note: bytes) -> None:

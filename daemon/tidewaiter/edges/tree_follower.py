@@ -23,7 +23,7 @@ from tidewaiter.core.tlog.tiles import HASH_BYTES, WIDTH, Tile, TileTree, reader
 from tidewaiter.edges.journal import first_index, last_entry
 from tidewaiter.edges.recovery import audit_segments
 from tidewaiter.edges.tree_files import TreeFiles
-from tidewaiter.edges.tree_growing import CHUNK_BYTES, grow
+from tidewaiter.edges.tree_growing import CHUNK_BYTES, RESTORE, grow
 from tidewaiter.edges.tree_worker import TreeWorker
 
 if TYPE_CHECKING:
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 ASIDE_BYTES: Final = 4 << 20
 """From here on a range is worth a process of its own, which takes as long to start as this takes to hash."""
 _TILES_AT_ONCE: Final = 64
-_HINT: Final = "restore the state directory from a back-up; `tidewaiter verify` says what else differs"
 
 
 class TreeFollower:
@@ -63,7 +62,7 @@ class TreeFollower:
             raise IntegrityRefusal(
                 f"{self.files.path}: the tiles give another root than the checkpoint of size {size}: "
                 f"expected {head.root.hex()}, found {self._tree.root().hex()}",
-                hint=_HINT,
+                hint=RESTORE,
             )
         self.published = self.files.published()
         self._unwritten: list[tuple[Tile, bytes]] = []
@@ -168,7 +167,7 @@ class TreeFollower:
             return segments[0].name, 0
         holding = [path for path in segments if first_index(path) < self.size]
         if not holding:
-            raise IntegrityRefusal(f"{self._state / 'audit'}: entry {self.size - 1} is missing", hint=_HINT)
+            raise IntegrityRefusal(f"{self._state / 'audit'}: entry {self.size - 1} is missing", hint=RESTORE)
         path = holding[-1]
         last = path.name == mark.segment
         end = mark.length if last else path.stat().st_size
@@ -181,7 +180,7 @@ class TreeFollower:
             raise IntegrityRefusal(
                 f"{path}: byte {begin - len(before)}: entry {self.size - 1} is not the one in the tree: "
                 f"expected leaf hash {kept.hex()}, found {leaf_hash(before).hex()}",
-                hint=_HINT,
+                hint=RESTORE,
             )
         return path.name, begin
 
@@ -200,7 +199,7 @@ class TreeFollower:
                         place = data.rindex(b"\n", 0, place)
                     return begin + place + 1
                 at, left = begin, left - found
-        raise IntegrityRefusal(f"{path}: holds fewer entries than its place in the log says", hint=_HINT)
+        raise IntegrityRefusal(f"{path}: holds fewer entries than its place in the log says", hint=RESTORE)
 
     def _forth(self, path: Path, index: int) -> int:
         """Return where entry `index` begins, or the end of the file for the first of the next one."""
@@ -210,7 +209,7 @@ class TreeFollower:
                 data = file.read(CHUNK_BYTES)
                 found = data.count(b"\n")
                 if not data:
-                    raise IntegrityRefusal(f"{path}: holds fewer entries than its successor's name says", hint=_HINT)
+                    raise IntegrityRefusal(f"{path}: holds fewer entries than its successor's name says", hint=RESTORE)
                 if found >= left:
                     place = -1
                     for _ in range(left):
@@ -223,5 +222,5 @@ class TreeFollower:
 def _refuse_other_origin(files: TreeFiles, head: TreeHead, origin: str) -> None:
     if head.origin != origin:
         raise IntegrityRefusal(
-            f"{files.path / 'checkpoint'}: is of the log {head.origin}, the audit log is {origin}", hint=_HINT
+            f"{files.path / 'checkpoint'}: is of the log {head.origin}, the audit log is {origin}", hint=RESTORE
         )

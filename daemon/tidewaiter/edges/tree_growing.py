@@ -31,6 +31,8 @@ CHUNK_BYTES: Final = 1 << 20
 QUESTION: Final = struct.Struct("<QQQI")
 ANSWER: Final = struct.Struct("<QQ")
 DIGEST_BYTES: Final = 32
+RESTORE: Final = "restore the state directory from a back-up; `tidewaiter verify` says what else differs"
+"""What to do where tree and audit log do not belong together."""
 
 
 class Grown(NamedTuple):
@@ -64,7 +66,7 @@ def grow(tree: TileTree, path: str, begin: int, end: int) -> Grown:
     if at < end or not leaves:
         raise IntegrityRefusal(
             f"{path}: byte {at - len(rest)}: ends there, expected {end}",
-            hint="restore the state directory from a back-up; `tidewaiter verify` says what else differs",
+            hint=RESTORE,
         )
     return Grown(tree, tree.extend(leaves), at - len(rest))
 

@@ -134,8 +134,8 @@ def make_renderer(form: Form, contract: Contract, *, escaping: bool) -> Render:
 
     The function is written for the outcome and compiled: most of a flag is constant, and an f-string is the quickest
     way (joining bytes takes twice as long). What the ruleset says gets into its text only as the literals that `repr`
-    makes of texts. Without `escaping` the texts of the event are written as they are: for
-    lines without a backslash, which is what every character that JSON escapes must be written with.
+    makes of texts. Without `escaping` the texts of the event are written as they are: for lines without a backslash,
+    which is what every character that JSON escapes must be written with.
     """
     names: dict[str, Any] = {"escaped": _escaped, "quoted": _quoted, "until": lambda hit: utc_text(hit[-1])}
     names["more"] = more = _more_writer(form)

@@ -51,13 +51,14 @@ class Framer:
         """`limit` is the longest line in bytes, newline not counted."""
         self._limit = limit
         self._start = offset
-        self._buffer = b""
+        self._whole = b""  # complete lines
+        self._rest = b""  # the beginning of the line behind them
         self._long: _LongLineSoFar | None = None
 
     @property
     def pending(self) -> int:
         """Bytes fed but not yet part of a piece."""
-        return len(self._buffer) + (self._long.length if self._long else 0)
+        return len(self._whole) + len(self._rest) + (self._long.length if self._long else 0)
 
     @property
     def offset(self) -> int:
@@ -66,32 +67,33 @@ class Framer:
 
     def feed(self, data: bytes) -> None:
         """Add bytes that follow the last fed ones immediately."""
-        self._buffer = self._buffer + data if self._buffer else data
+        end = data.rfind(b"\n") + 1
+        if not end:
+            self._rest += data
+            return
+        # the lines of a large read are copied once, here; joining all of it to be cut again takes three times as long
+        parts = self._whole, self._rest, data if end == len(data) else memoryview(data)[:end]
+        self._whole, self._rest = b"".join(parts), data[end:]
 
     def next_piece(self) -> Block | LongLine | None:
         """Return the next piece, or None when more bytes are needed."""
         if self._long is not None:
             return self._continue_long()
-        data = self._buffer
-        end = data.rfind(b"\n") + 1
+        data = self._whole
+        end = len(data) if len(data) - 1 <= self._limit else self._short_lines(data)
         if not end:
-            if len(data) > self._limit:
-                self._long = _LongLineSoFar()
-                return self._continue_long()
-            return None
-        if end - 1 > self._limit:
-            end = self._short_lines(data, end)
-            if not end:
-                self._long = _LongLineSoFar()
-                return self._continue_long()
-        block = Block(self._start, data if end == len(data) else data[:end])
-        self._buffer = data[end:]
+            if not data and len(self._rest) <= self._limit:
+                return None
+            self._long = _LongLineSoFar()
+            return self._continue_long()
+        block = Block(self._start, data[:end])
+        self._whole = data[end:]
         self._start += end
         return block
 
-    def _short_lines(self, data: bytes, end: int) -> int:
-        """Return the length of the longest prefix of `data[:end]` made of lines within the limit."""
-        position = 0
+    def _short_lines(self, data: bytes) -> int:
+        """Return the length of the longest prefix of `data`, complete lines, made of lines within the limit."""
+        position, end = 0, len(data)
         while end - position > self._limit + 1:
             cut = data.rfind(b"\n", position, position + self._limit + 1) + 1
             if not cut:
@@ -102,24 +104,24 @@ class Framer:
     def _continue_long(self) -> LongLine | None:
         long = self._long
         assert long is not None  # noqa: S101 - only called while a long line is open
-        newline = self._buffer.find(b"\n")
-        if newline < 0:
-            long.take(self._buffer)
-            self._buffer = b""
+        if not self._whole:
+            long.take(self._rest)
+            self._rest = b""
             return None
-        long.take(self._buffer[:newline])
-        self._buffer = self._buffer[newline + 1 :]
+        newline = self._whole.index(b"\n")
+        long.take(self._whole[:newline])
+        self._whole = self._whole[newline + 1 :]
         return self._close_long(long, "line over the limit", newline=True)
 
     def finish(self) -> LongLine | None:
-        """Return the unterminated last line of a segment that has ended, if there is one."""
+        """Return the unterminated last line of a segment that has ended, if there is one; after the last piece."""
         long = self._long
         if long is None:
-            if not self._buffer:
+            if not self._rest:
                 return None
             long = _LongLineSoFar()
-        long.take(self._buffer)
-        self._buffer = b""
+        long.take(self._rest)
+        self._rest = b""
         return self._close_long(long, "unterminated line at the end of a closed segment", newline=False)
 
     def _close_long(self, long: _LongLineSoFar, reason: str, *, newline: bool) -> LongLine:

@@ -85,7 +85,12 @@ def write(taken: list[Any], ledger: Ledger | None = None) -> tuple[Ledger, list[
 
 def log_of(commits: list[Prepared]) -> list[bytes]:
     """Return the audit lines of the commits."""
-    return [text for commit in commits for text in commit.lines]
+    return [text for commit in commits for text in lines_of(commit)]
+
+
+def lines_of(commit: Prepared) -> list[bytes]:
+    """Return the audit lines of one commit."""
+    return commit.data.splitlines(keepends=True)
 
 
 def read_back(log: Iterable[bytes]) -> tuple[Ledger, int]:
@@ -143,7 +148,7 @@ def test_every_projection_can_be_rebuilt_from_the_audit_log_alone(taken: list[An
     for projection, action in audit.PROJECTIONS.items():
         whole, digest = b"", ""
         for commit in commits:
-            embedded = b"".join(record_of(text) for text in commit.lines if json.loads(text)["action"] == action)
+            embedded = b"".join(record_of(text) for text in lines_of(commit) if json.loads(text)["action"] == action)
             assert commit.appended.get(projection, b"") == embedded
             if commit.before:
                 assert commit.before[projection].length == len(whole)
@@ -174,7 +179,7 @@ def test_a_torn_log_is_adopted_up_to_the_last_whole_unit(taken: list[Any], data:
     found, size = read_back(BytesIO(log[:cut]))
     ends = [0]
     for commit in commits:
-        ends.append(ends[-1] + sum(map(len, commit.lines)))
+        ends.append(ends[-1] + len(commit.data))
     whole = max(end for end in ends if end <= cut)
     assert size == whole
     assert found == ([Ledger()] + [commit.ledger for commit in commits])[ends.index(whole)]
@@ -183,7 +188,7 @@ def test_a_torn_log_is_adopted_up_to_the_last_whole_unit(taken: list[Any], data:
 def test_every_byte_of_a_torn_batch_is_left_out() -> None:
     """Cut inside the last batch at each of its bytes: the batch before it stands, nothing of this one."""
     _, commits = write([[("flags", '{"n":1}')], [("flags", '{"n":2}'), ("rejections", '{"n":3}')]])
-    first, last = (b"".join(commit.lines) for commit in commits)
+    first, last = (commit.data for commit in commits)
     for cut in range(len(last)):
         found, size = read_back(BytesIO(first + last[:cut]))
         assert (found, size) == (commits[0].ledger, len(first))
@@ -202,9 +207,9 @@ def test_a_changed_byte_stops_adoption_right_behind_its_line(taken: list[Any], d
     end_of_line = whole.index(b"\n", at) + 1
     unit_start = 0
     for commit in commits:
-        if unit_start + sum(map(len, commit.lines)) > at:
+        if unit_start + len(commit.data) > at:
             break
-        unit_start += sum(map(len, commit.lines))
+        unit_start += len(commit.data)
     assert unit_start <= size <= end_of_line
     if size > unit_start:  # the entry still reads, but the next one must carry another digest
         assert size == end_of_line
@@ -238,7 +243,7 @@ def test_adoption_can_begin_at_any_mark() -> None:
     """A snapshot's index and head are enough to go on from; another head is no beginning."""
     _, commits = write([[("flags", '{"n":1}')], ("note", {}), [("flags", '{"n":2}')]])
     after = commits[1].ledger
-    rest = commits[2].lines
+    rest = lines_of(commits[2])
     ledger = copy.deepcopy(after)
     for unit in units(rest, after.index, after.head):
         ledger.apply(unit)
@@ -294,7 +299,7 @@ def test_a_commit_s_entry_has_room_for_every_scenario_and_list() -> None:
     batch = msgspec.structs.replace(
         draft(outcome), insufficient=undecided, decisions=decisions, position=position, reason="r" * 1000
     )
-    assert len(prepare(Ledger(), batch, CONTEXT).lines[-1]) <= audit.MAX_ENTRY_BYTES
+    assert prepare(Ledger(), batch, CONTEXT).longest <= audit.MAX_ENTRY_BYTES
 
 
 def test_what_starts_empty_is_named_as_far_as_there_is_room() -> None:
@@ -307,8 +312,7 @@ def test_what_starts_empty_is_named_as_far_as_there_is_room() -> None:
     assert told[-1] == f"and {3000 - len(told) + 1} more"
     decision = Decision("governing", "reload", DECISIONS, started_empty=told)
     assert (
-        len(prepare_entry(Ledger(), CONTEXT, audit.DECISION_RECORDED, decision).lines[0])
-        < audit.MAX_ENTRY_BYTES // 2 + 2000
+        prepare_entry(Ledger(), CONTEXT, audit.DECISION_RECORDED, decision).longest < audit.MAX_ENTRY_BYTES // 2 + 2000
     )
 
 
@@ -318,7 +322,7 @@ def test_an_older_version_s_entries_read_as_those_of_empty_projections() -> None
     counts["flags"] = 2
     ledger = Ledger()
     prepared = prepare(ledger, draft(Outcome(size=10)), CONTEXT)
-    old = json.loads(prepared.lines[-1])
+    old = json.loads(prepared.data.splitlines()[-1])
     old["counts"] = old["totals"] = counts
     for name in ("suppressed", "shadow_flags"):
         del old["projections"][name]
@@ -436,4 +440,4 @@ def test_no_entry_exceeds_its_bound_with_the_longest_ids(character: str) -> None
     )
     assert (len(outcome.flags), len(outcome.rejections)) == (1, 4)
     prepared = prepare(Ledger(), draft(outcome), CONTEXT)
-    assert max(map(len, prepared.lines)) <= audit.MAX_ENTRY_BYTES
+    assert prepared.longest == max(map(len, lines_of(prepared))) <= audit.MAX_ENTRY_BYTES

@@ -20,12 +20,13 @@ from rigs.daemon import make_settings, make_stream
 from rigs.faulty_disk import Fault, FaultyDisk
 from rigs.tmpfs import quick_directory
 from rigs.tree import assert_whole
-from support import cli_environment, wait_until
+from rigs.workers import NONSENSE, ended, gone, note_started, run_instead, spoiled
+from support import PATIENCE, cli_environment, wait_until
 from test_commit_protocol import draft, resume
 from tidewaiter.core.errors import EXIT_DURABILITY, IntegrityRefusal
 from tidewaiter.core.tlog.notes import signing_key
 from tidewaiter.core.tlog.tiles import TileTree
-from tidewaiter.edges import tree_follower, tree_worker
+from tidewaiter.edges import tree_follower, tree_worker, worker
 from tidewaiter.edges.durable import Disk, NoSpace
 from tidewaiter.edges.lock import StateLock, probe
 from tidewaiter.edges.tree_follower import TreeFollower
@@ -66,15 +67,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[bytes]]:
     """Make every range large, ask for little at once, and return the processes that are started from now on."""
     monkeypatch.setattr(tree_follower, "ASIDE_BYTES", 1)
     monkeypatch.setattr(tree_worker, "_ASKED_BYTES", 100_000)
-    processes: list[subprocess.Popen[bytes]] = []
-    start = tree_worker._start
-
-    def noted() -> subprocess.Popen[bytes]:
-        processes.append(start())
-        return processes[-1]
-
-    monkeypatch.setattr(tree_worker, "_start", noted)
-    return processes
+    return note_started(monkeypatch)
 
 
 def follow(state: Path, mark: AuditMark, stopped: Callable[[], bool] = lambda: False) -> dict[Path, bytes]:
@@ -94,11 +87,6 @@ def follow(state: Path, mark: AuditMark, stopped: Callable[[], bool] = lambda: F
 def expected(audit: tuple[Path, AuditMark]) -> dict[Path, bytes]:
     """Return the files of the tree that a thread makes alone."""
     return follow(*audit)
-
-
-def ended(processes: list[subprocess.Popen[bytes]]) -> bool:
-    """Return whether each has ended and was waited for."""
-    return all(process.returncode is not None for process in processes)
 
 
 # -- the same tree -----------------------------------------------------------------------------------------------------
@@ -132,7 +120,7 @@ def test_any_range_is_answered_like_the_function_itself(
     monkeypatch.setattr(tree_worker, "_ASKED_BYTES", asked)
     path = str(max((audit[0] / "audit").iterdir(), key=lambda path: path.stat().st_size))
     end = Path(path).stat().st_size
-    worker = TreeWorker()
+    asking = TreeWorker()
     try:
         for leaves in (0, 1, 255, 256, 65_535, 65_536):
             here, there = TileTree(), TileTree()
@@ -140,14 +128,14 @@ def test_any_range_is_answered_like_the_function_itself(
                 tree.extend([bytes(32)] * leaves)
             at = 0
             while at < end:
-                found = worker.grow(there, path, at, end, lambda: False)
+                found = asking.grow(there, path, at, end, lambda: False)
                 made = grow(here, path, at, min(end, at + asked))
                 assert found is not None
                 assert (found.tiles, found.reached) == (made.tiles, made.reached)
                 assert (found.tree.size, found.tree.edge()) == (here.size, here.edge())
                 there, at = found.tree, found.reached
     finally:
-        worker.close()
+        asking.close()
 
 
 def test_a_range_without_the_end_of_an_entry_is_refused(tmp_path: Path) -> None:
@@ -164,33 +152,26 @@ def test_a_range_without_the_end_of_an_entry_is_refused(tmp_path: Path) -> None:
 
 # -- trouble -----------------------------------------------------------------------------------------------------------
 
-LOUD: Final = "import sys; sys.stdin.buffer.read(28); sys.stdout.buffer.write(b'x' * 9999); sys.stdout.flush(); "
-SERVE: Final = "import sys; sys.path.insert(0, sys.argv[1]); from tidewaiter.edges import tree_growing as t; "
-NONSENSE: Final = {
-    "noise": LOUD + "sys.stdin.buffer.read()",
-    "noise and its end": LOUD,
-    "its end": "import sys; sys.stdin.buffer.read(28)",
-    "its end at once": "raise SystemExit(3)",
-    "half an answer": SERVE + "a = t.answer; t.answer = lambda *b: a(*b)[:-1]; t.serve()",
-    "another digest": SERVE + "t.digest = lambda *a: bytes(32); t.serve()",
-    "too far": SERVE + "a = t.answer; t.answer = lambda s, g: a(s, g._replace(reached=1 << 40)); t.serve()",
-    "an error": SERVE + "t.grow = None; t.serve()",
-    "nothing": "import sys; sys.stdin.buffer.read()",
+SPOILED: Final = {
+    "half an answer": "a = m.answer; m.answer = lambda *b: a(*b)[:-1]",
+    "another digest": "m.digest = lambda *a: bytes(32)",
+    "too far": "a = m.answer; m.answer = lambda s, g: a(s, g._replace(reached=1 << 40))",
+    "an error": "m.grow = None",
 }
+PROGRAMS: Final = NONSENSE | {name: spoiled("tree_growing", change) for name, change in SPOILED.items()}
 
 
-@pytest.mark.parametrize("program", NONSENSE.values(), ids=NONSENSE)
+@pytest.mark.parametrize("program", PROGRAMS.values(), ids=PROGRAMS)
 def test_nonsense_is_given_up_and_the_thread_makes_the_tree(
     state: Path, audit: tuple[Path, AuditMark], expected: dict[Path, bytes], started: list[subprocess.Popen[bytes]],
     monkeypatch: pytest.MonkeyPatch, program: str,
 ) -> None:  # fmt: skip
     """Whatever it answers, if anything: one warning, no second try, the same bytes, no process left."""
-    root = tree_worker._COMMAND[-1]
-    monkeypatch.setattr(tree_worker, "_COMMAND", ("-I", "-S", "-B", "-c", program, root))
+    run_instead(monkeypatch, program)
     monkeypatch.setattr(tree_worker, "_ANSWER_SECONDS", 0.3)
     with capture_logs() as logged:
         assert follow(state, audit[1]) == expected
-    assert [line["event"] for line in logged] == ["evidence.worker_lost"]
+    assert [line["event"] for line in logged] == ["worker.lost"]
     assert logged[0]["log_level"] == "warning"
     assert (len(started), ended(started)) == (1, True)
 
@@ -203,7 +184,7 @@ def test_a_process_that_cannot_be_started_is_done_without(
     monkeypatch.setattr(sys, "executable", "/nonexistent/python")
     with capture_logs() as logged:
         assert follow(state, audit[1]) == expected
-    assert [line["event"] for line in logged] == ["evidence.worker_lost"]
+    assert [line["event"] for line in logged] == ["worker.lost"]
     assert "/nonexistent/python" in logged[0]["error"]
 
 
@@ -223,7 +204,7 @@ def test_killed_or_stopped_on_the_way_it_is_done_without(
 
     with capture_logs() as logged:
         assert follow(state, audit[1], strike) == expected
-    assert [line["event"] for line in logged] == ["evidence.worker_lost"]
+    assert [line["event"] for line in logged] == ["worker.lost"]
     assert (len(started), ended(started)) == (1, True)
 
 
@@ -276,7 +257,7 @@ def test_a_stop_does_not_wait_for_an_answer(
     """The process ends with its question; it is no fault, and the next range starts another."""
     follower = TreeFollower(Disk(), state, KEY.name, audit[1])
     with capture_logs() as logged, monkeypatch.context() as silent:
-        silent.setattr(tree_worker, "_COMMAND", ("-I", "-S", "-c", NONSENSE["nothing"]))
+        run_instead(silent, NONSENSE["nothing"])
         follower.catch_up(audit[1], lambda: bool(started))
         assert (follower.size, len(started), ended(started)) == (0, 1, True)
     follower.keep()
@@ -293,10 +274,13 @@ def test_an_idle_process_is_ended_and_started_again(
     try:
         follower.catch_up(audit[1])
         follower.catch_up(audit[1])
+        follower.publish([], 0)
         assert not ended(started)
-        monkeypatch.setattr(tree_worker, "_IDLE_SECONDS", 0)
+        assert not follower.at_rest(audit[1]), "or nobody would end the process"
+        monkeypatch.setattr(worker, "_IDLE_SECONDS", 0)
         follower.catch_up(audit[1])
         assert ended(started)
+        assert follower.at_rest(audit[1])
         path = str(min((state / "audit").iterdir()))
         assert follower._worker.grow(TileTree(), path, 0, 100_000, lambda: False) is not None
         assert (len(started), ended(started)) == (2, False)
@@ -314,26 +298,18 @@ from tidewaiter.edges.tree_worker import TreeWorker
 lock = StateLock(Path(sys.argv[1])).acquire()
 inherited = os.open(sys.argv[1] + ".other", os.O_CREAT | os.O_RDWR)
 os.set_inheritable(inherited, True)
-worker = TreeWorker()
+asking = TreeWorker()
 while True:
-    assert worker.grow(TileTree(), sys.argv[2], 0, 100_000, lambda: False) is not None
-    print(worker._process.pid, flush=True)
+    assert asking.grow(TileTree(), sys.argv[2], 0, 100_000, lambda: False) is not None
+    print(asking._process.pid, flush=True)
     sys.stdin.readline()
 """
-
-
-def gone(pid: int) -> bool:
-    """Return whether a process has ended; its place may stay until whoever takes in orphans has looked."""
-    try:
-        return "\nState:\tZ" in Path(f"/proc/{pid}/status").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return True
 
 
 def test_the_process_holds_nothing_and_outlives_signals_but_not_the_daemon(
     tmp_path: Path, audit: tuple[Path, AuditMark]
 ) -> None:
-    """Two pipes, no lock, no socket's name; what is sent to all processes of a service leaves it; SIGKILL does not."""
+    """One socket, no lock, no socket's name; what is sent to all processes of a service leaves it; SIGKILL does not."""
     lock = tmp_path / "lock"
     command = [sys.executable, "-c", HOLDER, str(lock), str(min((audit[0] / "audit").iterdir()))]
     environment = cli_environment({"NOTIFY_SOCKET": "/nowhere", "CREDENTIALS_DIRECTORY": "/secret"})
@@ -343,7 +319,7 @@ def test_the_process_holds_nothing_and_outlives_signals_but_not_the_daemon(
         place = Path(f"/proc/{pid}")
         targets = {name: os.readlink(place / "fd" / name) for name in os.listdir(place / "fd")}  # noqa: PTH115, PTH208
         assert sorted(targets) == ["0", "1", "2"]
-        assert [targets[name].partition(":")[0] for name in "012"] == ["pipe", "pipe", "/dev/null"]
+        assert [targets[name].partition(":")[0] for name in "012"] == ["socket", "socket", "/dev/null"]
         variables = (place / "environ").read_bytes()
         assert b"NOTIFY_SOCKET" not in variables
         assert b"CREDENTIALS_DIRECTORY" not in variables
@@ -355,7 +331,7 @@ def test_the_process_holds_nothing_and_outlives_signals_but_not_the_daemon(
         assert int(holder.stdout.readline()) == pid
         assert probe(lock) == holder.pid
         holder.kill()
-        holder.wait(10)
+        holder.wait(PATIENCE)
         wait_until(lambda: gone(pid), what="its end")
     with StateLock(lock):
         assert probe(lock) == os.getpid()

@@ -70,9 +70,18 @@ def assert_whole(state: Path) -> None:
     assert newest[0].size == len(hashes), f"{newest[0].size} of {len(hashes)} entries are covered"
     assert_prefixes(state, held(state))
     for first in range(0, len(hashes), 256):
-        name = f"{first // 256:03d}"
+        full = state / "tlog" / "tile" / "0" / numbered(first // 256)
+        partial = full.with_name(f"{full.name}.p")
         width = min(256, len(hashes) - first)
-        path = state / "tlog" / "tile" / "0" / (name if width == 256 else f"{name}.p/{width}")
+        path = full if width == 256 else partial / str(width)
         assert path.read_bytes() == b"".join(hashes[first : first + width]), path
         if width == 256:
-            assert not (path.parent / f"{name}.p").exists(), "a full tile makes its partial ones superfluous"
+            assert not partial.exists(), "a full tile makes its partial ones superfluous"
+
+
+def numbered(tile: int) -> str:
+    """Return how C2SP tlog-tiles writes a tile's number: in groups of three digits, all but the last behind an x."""
+    text = f"{tile % 1000:03d}"
+    while tile := tile // 1000:
+        text = f"x{tile % 1000:03d}/{text}"
+    return text

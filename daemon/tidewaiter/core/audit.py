@@ -21,7 +21,9 @@ from msgspec import Struct
 from tidewaiter.core.position import ClosedSegment, Position
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Sequence
+
+    from tidewaiter.core.chaining import Chained, Chaining
 
 GENESIS: Final = "0" * 64
 MAX_ENTRY_BYTES: Final = 65_535
@@ -47,6 +49,7 @@ IDLE: Final = "audit.idle"
 TAIL_CUT: Final = "audit.tail_cut"
 PREV_AT: Final = len(b'{"prev":"')
 _RECORD: Final = b',"record":'
+_KINDS: Final = {projection: number for number, projection in enumerate(PROJECTIONS)}
 UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError)
 """What decoding damaged bytes raises: a flipped bit may as well make a text that is no UTF-8."""
 
@@ -293,20 +296,19 @@ class Chain:
         self._moved_past(line)
         return line
 
-    def records(self, context: EntryContext, records: Iterable[tuple[str, str]]) -> list[bytes]:
-        """Return one line per (projection, record), embedding the record, and move on. The hot path."""
-        middles = {name: (context.middle(action) + _RECORD).decode() for name, action in PROJECTIONS.items()}
-        sha256 = hashlib.sha256
-        lines: list[bytes] = []
-        append = lines.append
-        head, index = self.head, self.index
-        for projection, record in records:
-            line = f'{{"prev":"{head}","index":{index}{middles[projection]}{record}}}\n'.encode()
-            head = sha256(line).hexdigest()
-            index += 1
-            append(line)
-        self.head, self.index = head, index
-        return lines
+    def batch(
+        self, context: EntryContext, projections: Sequence[str], records: Sequence[str], batch: Struct,
+        chaining: Chaining,
+    ) -> Chained:  # fmt: skip
+        """Return one entry per record, embedding it, for its projection; and `batch` behind them. Move on."""
+        kinds = [(context.middle(action) + _RECORD).decode() for action in PROJECTIONS.values()]
+        kinds.append((context.middle(BATCH_COMMITTED) + b",").decode())
+        kind_of = bytes(map(_KINDS.__getitem__, projections)) + bytes([len(PROJECTIONS)])
+        texts = [*records, _encoder.encode(batch)[1:-1].decode()]
+        chained = chaining(self.head, self.index, kinds, kind_of, texts)
+        self.head = chained.head
+        self.index += len(texts)
+        return chained
 
     def _moved_past(self, line: bytes) -> None:
         self.head = hashlib.sha256(line).hexdigest()
@@ -355,4 +357,6 @@ def record_of(line: bytes) -> bytes:
 
 def running_hash(previous: str, data: bytes) -> str:
     """Return the projection's running hash (hex) after `data`; `previous` is the one before, "" at the beginning."""
-    return hashlib.sha256(bytes.fromhex(previous) + data).hexdigest()
+    running = hashlib.sha256(bytes.fromhex(previous))
+    running.update(data)  # not joined to the other: that would copy it
+    return running.hexdigest()

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from operator import itemgetter
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
 from tidewaiter.core import audit
 from tidewaiter.core.audit import BatchCommitted, Chain, Counts, Decisions, EntryContext, ProjectionMark, running_hash
+from tidewaiter.core.chaining import chain_entries
 from tidewaiter.core.ledger import Ledger, units
 from tidewaiter.core.position import Position
 
-_projection_of: Final = itemgetter(0)
+if TYPE_CHECKING:
+    from tidewaiter.core.chaining import Chaining
 
 
 class Draft(Struct, frozen=True):
@@ -45,32 +46,31 @@ class Draft(Struct, frozen=True):
 class Prepared(Struct, frozen=True):
     """A commit ready to be written. Fields stand in persistence order.
 
-    `lines` go to the audit log; then, behind the commit point, `appended` to the projections at the offsets of
-    `before`; then the checkpoint of `ledger`. Memory adopts `ledger` after the commit point.
+    `data`, whole entries of which the longest takes `longest` bytes, goes to the audit log; then, behind the commit
+    point, `appended` to the projections at the offsets of `before`; then the checkpoint of `ledger`. Memory adopts
+    `ledger` after the commit point.
     """
 
-    lines: list[bytes]
+    data: bytes
+    longest: int
     appended: dict[str, bytes]
     before: dict[str, ProjectionMark]
     ledger: Ledger
 
 
-def prepare(ledger: Ledger, draft: Draft, context: EntryContext) -> Prepared:
-    """Return the commit of `draft` on top of `ledger`, which is left as it is."""
-    chain = Chain(ledger.index, ledger.head)
-    lines = chain.records(context, draft.records)
+def prepare(ledger: Ledger, draft: Draft, context: EntryContext, chaining: Chaining = chain_entries) -> Prepared:
+    """Return the commit of `draft` on top of `ledger`, which is left as it is; any `chaining` does the same."""
     appended: dict[str, bytes] = {}
     marks: dict[str, ProjectionMark] = {}
     before: dict[str, ProjectionMark] = {}
-    present = set(map(_projection_of, draft.records))
-    number = dict.fromkeys(audit.PROJECTIONS, 0)
+    names, texts = [name for name, _ in draft.records], [text for _, text in draft.records]
+    number: dict[str, int] = {}
     for projection in audit.PROJECTIONS:
         mark = before[projection] = ledger.mark(projection)
-        if projection in present:
-            records = [record for name, record in draft.records if name == projection]
-            number[projection] = len(records)
-            records.append("")  # the last one has a newline, too
-            data = appended[projection] = "\n".join(records).encode()
+        count = number[projection] = names.count(projection)
+        if count:
+            of_it = texts if count == len(texts) else [text for name, text in draft.records if name == projection]
+            data = appended[projection] = "\n".join([*of_it, ""]).encode()  # the last one has a newline, too
             mark = ProjectionMark(mark.length + len(data), running_hash(mark.sha256, data), mark.base)
         marks[projection] = mark
     counts = draft.counts
@@ -92,11 +92,12 @@ def prepare(ledger: Ledger, draft: Draft, context: EntryContext) -> Prepared:
         os_user=draft.os_user,
         request=draft.request,
     )
-    lines.append(chain.entry(context, audit.BATCH_COMMITTED, batch))
+    chain = Chain(ledger.index, ledger.head)
+    chained = chain.batch(context, names, texts, batch, chaining)
     after = copy.copy(ledger)
     after.index, after.head = chain.index, chain.head
     after.absorb(audit.BATCH_COMMITTED, batch)
-    return Prepared(lines, appended, before, after)
+    return Prepared(chained.data, chained.longest, appended, before, after)
 
 
 def prepare_entry(ledger: Ledger, context: EntryContext, action: str, members: Struct | dict[str, Any]) -> Prepared:
@@ -108,7 +109,7 @@ def prepare_entry(ledger: Ledger, context: EntryContext, action: str, members: S
     if unit is None:  # members that hide those every entry begins with
         raise ValueError(f"{action}: is no entry: {line!r}")
     after.apply(unit)
-    return Prepared([line], {}, {}, after)
+    return Prepared(line, len(line), {}, {}, after)
 
 
 def sha256_hex(data: bytes) -> str:

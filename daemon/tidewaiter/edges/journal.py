@@ -23,6 +23,7 @@ from tidewaiter.core.audit import MAX_ENTRY_BYTES, Chain, EntryContext, Projecti
 from tidewaiter.core.commits import Draft, Prepared, prepare, prepare_entry
 from tidewaiter.core.errors import IntegrityRefusal
 from tidewaiter.core.ledger import AuditMark, Ledger, encode_checkpoint
+from tidewaiter.edges.chain_worker import ChainWorker
 from tidewaiter.edges.durable import NoSpace, SyncFailed
 from tidewaiter.edges.projections import open_part, sealed_part
 
@@ -87,6 +88,7 @@ class Journal:
         self._pending: Prepared | None = None
         self._broken: SyncFailed | None = None
         self._parts: dict[str, int] = {}
+        self._chaining = ChainWorker()
         self._audit_fd = -1
         self._audit_path = state / "audit"
         try:
@@ -114,7 +116,7 @@ class Journal:
         self.materialise()
         with self._remembering():
             self._seal_what_is_full()
-        self._write(prepare(self.ledger, draft, self._context(actor)))
+        self._write(prepare(self.ledger, draft, self._context(actor), self._chaining.chain))
 
     def record(self, action: str, members: Struct | dict[str, Any], actor: str = "daemon") -> None:
         """Make one standalone entry durable. Raises as `commit` does."""
@@ -142,17 +144,16 @@ class Journal:
             raise
 
     def _write(self, prepared: Prepared) -> None:
-        longest = max(map(len, prepared.lines))
-        if longest > MAX_ENTRY_BYTES:  # what `check` accepts cannot make one; nobody could read it back
+        if prepared.longest > MAX_ENTRY_BYTES:  # what `check` accepts cannot make one; nobody could read it back
             raise IntegrityRefusal(
-                f"{self._audit_path}: an entry of {longest} bytes is too long for the audit log",
+                f"{self._audit_path}: an entry of {prepared.longest} bytes is too long for the audit log",
                 hint="please report it",
             )
         with self._remembering():
             self._append(prepared)
 
     def _append(self, prepared: Prepared) -> None:
-        data = b"".join(prepared.lines)
+        data = prepared.data
         try:
             # If we die here, any part of the lines may be found: recovery adopts them only up to a whole unit.
             self._disk.write_at(self._audit_fd, data, self.mark.length, self._audit_path)
@@ -252,8 +253,13 @@ class Journal:
         self._audit_fd, self._audit_path = fd, path
         return AuditMark(name, len(line), chain.index, chain.head)
 
+    def rest(self) -> None:
+        """Give back what only a backlog is worth; cheap, to be called while nothing is committed."""
+        self._chaining.rest()
+
     def close(self) -> None:
         """Close the files; everything committed is durable already."""
+        self._chaining.close()
         for fd in (self._audit_fd, *self._parts.values()):
             if fd >= 0:
                 self._disk.close(fd)

@@ -83,7 +83,7 @@ EVENTS: Final[dict[str, str]] = {
     "evidence.checkpoint": "a checkpoint was written (level debug); carries its size and whether it is signed",
     "evidence.key_absent": "the log's newest key cannot be read; the one before signs as long as it may",
     "evidence.unsigned": "no key that may sign is there any more: no checkpoint until one is",
-    "evidence.worker_lost": "the process that hashes a backlog for the tree is given up; a thread does it instead",
+    "worker.lost": "a process that works beside the daemon behind a backlog is given up; a thread does its work",
     "clock.behind": "the clock is behind the last entry of the audit log, whose times stand until it has caught up",
     "evidence.disk_full": "tiles or checkpoint found the disk full; commits go on, and it is tried again",
     "witness.started": "the witness listens; carries its URL and key, the logs it knows and the sizes it cosigned",

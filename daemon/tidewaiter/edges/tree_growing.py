@@ -15,14 +15,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-import signal
 import struct
-import sys
 from io import BytesIO
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from tidewaiter.core.errors import IntegrityRefusal
 from tidewaiter.core.tlog.tiles import HASH_BYTES, Tile, TileTree, full_tiles, right_edge
+from tidewaiter.edges.worker_main import answer_all
 
 if TYPE_CHECKING:
     from typing import BinaryIO
@@ -136,17 +135,14 @@ def _tree(size: int, edge: bytes) -> TileTree:
 # -- the process -------------------------------------------------------------------------------------------------------
 
 
-def serve() -> None:
-    """Answer until nobody can ask any more, or until a range cannot be taken in: who asks finds out why by itself.
+def _answer_next(file: BinaryIO) -> bytes | None:
+    asked = read_question(file)
+    if asked is None:
+        return None
+    text, tree, path, begin, end = asked
+    return answer(text, grow(tree, path, begin, end))
 
-    What stops the daemon may be sent to all its processes, and it may still want an answer then.
-    """
-    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-    try:
-        while (asked := read_question(sys.stdin.buffer)) is not None:
-            text, tree, path, begin, end = asked
-            sys.stdout.buffer.write(answer(text, grow(tree, path, begin, end)))
-            sys.stdout.buffer.flush()
-    except BrokenPipeError:
-        os._exit(0)  # the interpreter's own end would write again
+
+def serve() -> None:
+    """Answer until nobody asks any more, or until a range cannot be taken in."""
+    answer_all(_answer_next)

@@ -287,6 +287,7 @@ class Consumer:
         self._persisting.alive()
         if idle.busy:
             return False
+        self._journal.rest()
         if self._once and idle.waiting_for:
             self._refuse_to_wait_for_ever(idle.waiting_for)
         if self._once and idle.caught_up:

@@ -35,8 +35,8 @@ SHARE: Final = 50
 SECONDS_PER_ENTRY: Final = 5e-7
 """What an id or a key costs, until a snapshot of at least `TELLING_ENTRIES` has shown it."""
 TELLING_ENTRIES: Final = 10_000
-BOUND_SHARE: Final = 3
-"""Behind `snapshot_events` events it is three times as long only: at most a third of the time."""
+BOUND_SHARE: Final = 2
+"""Behind `snapshot_events` events it is twice as long only: at most half of the time."""
 EVENTS_FACTOR: Final = 2
 """After so many times `snapshot_events` one is taken whatever it costs: it bounds what a crash replays."""
 KEYS_AHEAD: Final = 10_000
@@ -77,12 +77,18 @@ class Snapshotting:
         self._not_before = 0.0
         self._seconds_per_entry = SECONDS_PER_ENTRY
         self._taken_entries = 0
+        self._copying = False
         self._unrecorded: list[SnapshotRecorded] = []
 
     def take_written(self) -> list[SnapshotRecorded]:
         """Return the snapshots that became durable since the last call: what the audit log is to say of them."""
         unrecorded, self._unrecorded = self._unrecorded, []
         return unrecorded
+
+    @property
+    def under_way(self) -> bool:
+        """Whether one is being copied ahead or written: then `due` is to be asked again soon."""
+        return self._copying or self._writing is not None
 
     def due(self, ledger: Ledger, engine: Engine) -> bool:
         """Return whether one should be taken now; also collects the one that was being written."""
@@ -103,7 +109,9 @@ class Snapshotting:
         share = BOUND_SHARE if bound else SHARE
         if now < self._taken_at + share * engine.entries * self._seconds_per_entry:
             return False
-        return engine.rules.copy_ahead(KEYS_AHEAD)  # most of the copy, bit by bit between the batches before it
+        copied = engine.rules.copy_ahead(KEYS_AHEAD)  # most of the copy, bit by bit between the batches before it
+        self._copying = not copied
+        return copied
 
     def take(self, engine: Engine, ledger: Ledger, mark: AuditMark) -> None:
         """Copy the state and begin to write it; does nothing where one is being written or nothing has changed."""
@@ -112,6 +120,7 @@ class Snapshotting:
         began = time.monotonic()
         gc.disable()  # the copy goes soon, and holds no cycles: to walk through it would be another stall
         self._taken_entries = engine.entries
+        self._copying = False
         frozen = freeze(engine, ledger, mark)
         stalled = time.monotonic() - began
         self._taken_at_index, self._taken_at_events, self._taken_at = mark.index, ledger.totals.events_read, began

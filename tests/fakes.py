@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from typing import TYPE_CHECKING
+
+from tidewaiter.edges.waker import never
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class FakeWaker:
@@ -19,7 +25,13 @@ class FakeWaker:
         self._turned = asyncio.Event()
         self._waiting = asyncio.Event()
 
-    async def wait(self, timeout: float) -> bool:  # noqa: ASYNC109 - the interface of Waker
+    async def wait(
+        self,
+        timeout: float,  # noqa: ASYNC109 - the interface of Waker
+        unchanged: Callable[[], bool] = never,
+        looks: int = 1,
+    ) -> bool:
+        """See Waker. All looks pass as one."""
         self.waits.append(timeout)
         self._elapsed = False
         await asyncio.sleep(0)

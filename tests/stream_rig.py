@@ -76,7 +76,10 @@ class Reader:
         return self
 
     async def step(self, **options: Any) -> Data | Idle | SegmentEnd:
+        nothing = bool(options.get("rescan")) and self.stream.unchanged()
         result = await self.stream.read(**options)
+        # what a look says without reading must be so whatever is tested
+        assert not nothing or (isinstance(result, Idle) and result.caught_up and not result.successor)
         if isinstance(result, Data):
             if self.fresh:
                 opened = self.stream.cursor()

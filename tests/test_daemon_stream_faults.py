@@ -17,9 +17,13 @@ import pytest
 from rigs import daemon
 from rigs.daemon import Following, make_settings, make_stream
 from rigs.tmpfs import quick_directory
+from stopwatch import Stopwatch
 from stream_rig import compress, member, rotate, swap
 from tidewaiter.core.errors import EXIT_CLEAN, EXIT_HALTED, EXIT_INTEGRITY, ConfigError, IntegrityRefusal
-from tidewaiter.edges import waker
+from tidewaiter.edges import inbox, waker
+from tidewaiter.edges.durable import Disk
+from tidewaiter.edges.inbox import Request
+from tidewaiter.shell import consumer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterator
@@ -111,7 +115,7 @@ def test_rotation_while_down(place: Place, times: int, compressed: bool) -> None
 async def test_writer_keeps_writing_the_rotated_file(place: Place) -> None:
     """What is appended to the renamed file within the grace is read before the new file."""
     place.append(0, 100)
-    async with Following(place.settings(grace_us=1_500_000)) as following:
+    async with Following(place.settings(grace_us=4_000_000)) as following:
         await following.reaches(place.position(100))
         rotate(place.live)
         place.append(200, 400)
@@ -368,21 +372,61 @@ async def test_segment_deleted_while_it_is_read(place: Place) -> None:
 # -- notifications -----------------------------------------------------------------------------------------------------
 
 
+UNTIL_LOOKS = 2.5
+"""Until the speed has been told to be none, and for a second behind a change of the directory, all passes are whole."""
+
+
 async def _never(_directory: Path) -> AsyncGenerator[set[Any], None]:
     await asyncio.Event().wait()
     yield set()
 
 
 async def test_all_notifications_dropped(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The watcher never says a word: what is appended and rotated is found by stat, well within a second."""
+    """The watcher never says a word: what is appended and rotated is found by stat, well within a second.
+
+    No whole pass helps, only looks; and a look finds what is handed in, too.
+    """
     monkeypatch.setattr(waker, "_watch", _never)
+    monkeypatch.setattr(consumer, "QUIET_SECONDS", 1e9)
     async with Following(place.settings()) as following:
         await following.reaches(place.append(0, 100))
-        await asyncio.sleep(0.2)  # no longer polled every millisecond
+        await asyncio.sleep(UNTIL_LOOKS)
         await following.reaches(place.append(100, 200), 1.5)
         rotate(place.live)
         await following.reaches(place.append(200, len(place.lines)), 4)
+        await asyncio.sleep(UNTIL_LOOKS)
+        request = Request(inbox.new_id(), "skip", {"position": 1}, "me")
+        asking = asyncio.create_task(asyncio.to_thread(inbox.ask, Disk(), place.state, request, lambda: False))
+        await following.until(asking.done, "an answer", 3)
+        answer = await asking
+        assert answer is not None
+        assert "no halt is pending" in answer.message
     place.assert_all()
+
+
+async def test_quiet_stream_is_a_sign_of_life(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each look that finds nothing new feeds the watchdog: it may want more of them than there are whole passes."""
+    monkeypatch.setattr(consumer, "QUIET_SECONDS", 1e9)
+    fed: list[bool] = []
+    async with Following(place.settings(poll_us=20_000)) as following:
+        await following.reaches(place.append(0, len(place.lines)))
+        await asyncio.sleep(UNTIL_LOOKS)
+        monkeypatch.setattr(following.supervisor.services, "watchdog_interval", lambda: 0.01)
+        monkeypatch.setattr(following.supervisor.services, "watchdog", lambda: fed.append(True))
+        await following.until(lambda: len(fed) > 5, "the watchdog's food", 3)
+    place.assert_all()
+
+
+async def test_silence_is_told_in_time(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The alarm falls between two whole passes, and is raised at the next look all the same."""
+    monkeypatch.setattr(consumer, "QUIET_SECONDS", 1e9)
+    async with Following(place.settings(poll_us=20_000, alarm_us=3_000_000)) as following:
+        await following.reaches(place.append(0, 100))
+        with Stopwatch() as watch:
+            await following.until(lambda: daemon.log_events(place.state, "stream.silent"), "the alarm", 30)
+        assert watch.seconds < 3.9
+    (told,) = daemon.log_events(place.state, "stream.silent")
+    assert told["seconds"] >= 3
 
 
 async def test_watcher_dies_and_is_recreated(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 import hashlib
 import json
@@ -22,6 +23,7 @@ from tidewaiter.edges.durable import Disk
 from tidewaiter.edges.journal import Journal
 from tidewaiter.edges.key_files import read_key_file
 from tidewaiter.edges.recovery import recover
+from tidewaiter.edges.tree_follower import TreeFollower
 from tidewaiter.shell import evidence, keys
 from tidewaiter.shell.log_names import utc_now
 from tidewaiter.shell.replay_output import replay_settings
@@ -215,6 +217,45 @@ async def test_a_log_that_stands_still_gets_a_sign_of_life(settings: Settings, m
         await running.until(lambda: len(daemon.entries(state, "audit.idle")) >= 2, "two signs of life")
         index = daemon.entries(state, "audit.idle")[0]["index"]
         await running.until(lambda: any(one.size > index for one in held(state)), "a checkpoint over the first")
+
+
+async def test_a_log_that_stands_still_does_not_wake_the_tree_s_thread(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where all is under a checkpoint nobody even looks; the next commit still gets its checkpoint."""
+    monkeypatch.setattr(evidence, "PACE_SECONDS", 0.01)
+    passes: list[int] = []
+    looks: list[bool] = []
+    advance, at_rest = evidence.Evidence._advance, TreeFollower.at_rest
+
+    def counted(self: evidence.Evidence, stopped: Any) -> None:
+        passes.append(1)
+        advance(self, stopped)
+
+    def seen(self: TreeFollower, mark: Any) -> bool:
+        looks.append(at_rest(self, mark))
+        return looks[-1]
+
+    monkeypatch.setattr(evidence.Evidence, "_advance", counted)
+    monkeypatch.setattr(TreeFollower, "at_rest", seen)
+    state, stream = settings.state.dir, settings.stream.path
+    whole = stream.read_bytes()
+    half = b"".join(whole.splitlines(keepends=True)[:50])
+    stream.write_bytes(half)
+    async with daemon.Following(settings) as running:
+        for upto in (half, whole):
+            stream.write_bytes(upto)
+            await running.reaches(len(upto))
+            journal = running.supervisor.journal
+            assert journal is not None
+            index = journal.ledger.index
+            await running.until(lambda: held(state) and held(state)[-1].size >= index, "a checkpoint")  # noqa: B023
+            await running.until(lambda: looks[-1], "a look that finds nothing to do")
+            before, passed = len(looks), len(passes)
+            await asyncio.sleep(0.2)  # twenty looks, if anybody looked
+            assert len(looks) <= before + 2
+            assert looks[-1]
+            assert len(passes) == passed
 
 
 # -- witnesses ---------------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from support import PATIENCE
 from tidewaiter.core.errors import ConfigError, DurabilityError
 from tidewaiter.core.money_flow_generator import MoneyFlowGenerator, number_of
 from tidewaiter.shell.appending_file import ROTATION_GRACE_SECONDS, TAIL_BYTES, AppendingFile
@@ -367,7 +368,7 @@ async def test_cancellation_waits_for_the_write_in_flight(tmp_path: Path) -> Non
         def _write(self, fd: int, data: bytes) -> int:
             count = os.write(fd, data if entered.is_set() else data[:100])
             entered.set()
-            assert let_go.wait(10)
+            assert let_go.wait(PATIENCE)
             return count
 
     task = asyncio.create_task(run(path, 10**6, file=SlowDisk(path)))
@@ -405,7 +406,7 @@ async def test_the_loop_is_not_blocked_by_a_slow_disk(tmp_path: Path) -> None:
     class SlowDisk(AppendingFile):
         def _write(self, fd: int, data: bytes) -> int:
             entered.set()
-            assert let_go.wait(10)
+            assert let_go.wait(PATIENCE)
             return os.write(fd, data)
 
     task = asyncio.create_task(run(path, 0.1, file=SlowDisk(path)))

@@ -63,6 +63,21 @@ def test_messages_have_the_protocol_s_form(manager: ServiceManager, listener: so
     assert manager.dropped == 0
 
 
+def test_status_that_is_shown_is_not_sent_again(manager: ServiceManager, listener: socket.socket) -> None:
+    """Only another text is a message, or the same one behind a text that came with an announcement."""
+    assert manager.status("lag 0 bytes")
+    assert manager.status("lag 0 bytes")
+    assert manager.ready("configuration refused")
+    assert manager.status("lag 0 bytes")
+    assert manager.status("lag 1 bytes")
+    assert received(listener) == [
+        b"STATUS=lag 0 bytes\n",
+        b"READY=1\nSTATUS=configuration refused\n",
+        b"STATUS=lag 0 bytes\n",
+        b"STATUS=lag 1 bytes\n",
+    ]
+
+
 def test_reload_carries_the_monotonic_clock(manager: ServiceManager, listener: socket.socket) -> None:
     """The manager matches a reload with its request by the monotonic clock in microseconds."""
     before = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000

@@ -12,12 +12,12 @@ import pytest
 import zstandard
 
 from stream_rig import GRACE, OPENED, Reader, append, compress, lines, member, rotate, swap
-from tidewaiter.core.segment_findings import StreamRefusal
+from tidewaiter.core.segment_findings import StreamHalt, StreamRefusal
 from tidewaiter.edges import segment_files
 from tidewaiter.edges.stream import Data, Idle
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
 
@@ -161,6 +161,61 @@ async def test_quiet_directory_is_not_listed_again(live: Path) -> None:
         reader.clock.pass_by(11)
         await reader.step()
         assert listings == 2
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda live: append(live, b"x"),
+        lambda live: append(member(live, ".1"), lines(2, 3)),
+        lambda live: live.rename(member(live, ".1")),
+        lambda live: live.unlink(),
+        lambda live: os.truncate(live, 3),
+        lambda live: live.write_bytes(lines(4, 6)),
+        lambda live: live.parent.rename(live.parent.with_name("moved")),
+    ],
+    ids=["append", "older file", "rename", "delete", "truncate", "rewrite", "move directory"],
+)
+async def test_look_without_reading_finds_every_change(live: Path, change: Callable[[Path], object]) -> None:
+    """A stream that stands still is known to; whatever happens to its files calls for a read."""
+    append(live, lines(0, 2))
+    reader = await Reader(live, wall_ahead=60).start()
+    assert not reader.stream.unchanged()
+    await reader.drain()
+    assert reader.stream.unchanged()
+    assert reader.stream.unchanged()
+    change(live)
+    assert not reader.stream.unchanged()
+
+
+async def test_closed_segment_that_grew_is_not_passed_over(live: Path) -> None:
+    """What a look has found the read behind it finds as well, however many closed segments there are."""
+    for number in range(12):
+        append(live, lines(number, number + 1))
+        rotate(live)
+    append(live, lines(12, 13))
+    reader = await Reader(live, wall_ahead=60).start()
+    await reader.settle()
+    assert len(reader.closed) == 12
+    append(member(live, ".5"), b"late\n")
+    for _ in range(12):
+        if not reader.stream.unchanged():
+            break
+    with pytest.raises(StreamHalt, match="was closed with"):
+        await reader.stream.read(rescan=True)
+
+
+async def test_look_without_reading_is_not_believed_for_ever(live: Path) -> None:
+    """Every ten seconds the directory is to be listed, whatever its times say."""
+    append(live, lines(0, 2))
+    reader = await Reader(live, wall_ahead=60).start()
+    await reader.drain()
+    reader.clock.pass_by(9)
+    assert reader.stream.unchanged()
+    reader.clock.pass_by(2)
+    assert not reader.stream.unchanged()
+    await reader.drain()
+    assert reader.stream.unchanged()
 
 
 async def test_cancelled_read_loses_nothing(live: Path) -> None:

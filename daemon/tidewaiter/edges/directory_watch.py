@@ -63,9 +63,10 @@ class DirectoryWatch:
         """Look at some of the closed segments, in turn: bytes that appear in one do not change the directory."""
         closed = list(self._survey.closed_files.values())
         for _ in range(min(_LATE_CHECKS, len(closed))):
-            self._turn = (self._turn + 1) % len(closed)
-            file = closed[self._turn].file
+            turn = (self._turn + 1) % len(closed)
+            file = closed[turn].file
             found = files.stat_file(self._survey.directory / file.name)
             if found is not None and (found.st_size, found.st_mtime_ns) != (file.size, file.mtime_ns):
                 return True
+            self._turn = turn  # one that changed is found again by whoever asks next, until the files are listed
         return False

@@ -355,6 +355,11 @@ class PlainSegment:
         """Return the bytes behind the place."""
         return max(os.fstat(self._fd).st_size - self.cursor.offset, 0)
 
+    def unchanged(self) -> bool:
+        """Return whether the file ends at the place, as the last `read` found it, and nobody has written since."""
+        found = os.fstat(self._fd)
+        return found.st_size == self.cursor.offset and found.st_mtime_ns == self._mtime_ns
+
     async def close(self) -> None:
         """Let go of the file."""
         await self._file.close()

@@ -39,6 +39,7 @@ class ServiceManager:
         self._watchdog = _watchdog(variables.pop("WATCHDOG_USEC", ""), variables.pop("WATCHDOG_PID", ""))
         self._socket: socket.socket | None = None
         self._owed: list[bytes] = []
+        self._shown: str | None = None
         self.dropped = 0
         if self._address:
             try:
@@ -55,11 +56,19 @@ class ServiceManager:
     def ready(self, status: str = "") -> bool:
         """Tell that start-up, or the reload announced before, is done."""
         text = _status(status) if status else b""
+        self._shown = None
         return self._send(b"READY=1\n" + text, must_arrive=True)
 
     def status(self, text: str) -> bool:
-        """Show one line in `systemctl status`; control characters become spaces, the end is cut at `STATUS_LIMIT`."""
-        return self._send(_status(text))
+        """Show one line in `systemctl status`; control characters become spaces, the end is cut at `STATUS_LIMIT`.
+
+        What is shown already is not sent again.
+        """
+        if text == self._shown and not self._owed:
+            return True
+        sent = self._send(_status(text))
+        self._shown = text if sent else None
+        return sent
 
     def watchdog(self) -> bool:
         """Tell that the daemon is alive; only after it has proved so to itself."""
@@ -68,6 +77,7 @@ class ServiceManager:
     def stopping(self, status: str = "") -> bool:
         """Tell that the daemon is on its way out."""
         text = _status(status) if status else b""
+        self._shown = None
         return self._send(b"STOPPING=1\n" + text, must_arrive=True)
 
     def reloading(self) -> bool:

@@ -31,7 +31,6 @@ from tidewaiter.core.chain_of_segments import (
     judge,
     naming_of,
     record_of,
-    vanished,
 )
 from tidewaiter.core.errors import ConfigError
 from tidewaiter.core.position import ClosedSegment, Position, SegmentCursor
@@ -41,7 +40,7 @@ from tidewaiter.edges.committed_ranges import CommittedRanges
 from tidewaiter.edges.directory_watch import DirectoryWatch
 from tidewaiter.edges.recorded_position import cursor_at, locate
 from tidewaiter.edges.segment_grace import SegmentGrace
-from tidewaiter.edges.segment_hole import hole_before
+from tidewaiter.edges.segment_hole import UnreadSegments, hole_before
 from tidewaiter.edges.stream_values import Data, Idle, Notice, SegmentEnd, StreamSettings
 from tidewaiter.edges.survey import Survey
 
@@ -81,8 +80,7 @@ class Stream:
         self._accepted_gap: Evidence | None = None
         self._layout: Layout | None = None
         self._later_bytes = 0
-        self._seen: dict[FileKey, tuple[Member, bytes]] = {}
-        self._lost: list[Member] = []
+        self._unread = UnreadSegments()
         self._replacement: Member | None = None
         self._unresolved = False
         self._deleted = False
@@ -165,6 +163,18 @@ class Stream:
             if end is not None:
                 return end
             look = final
+
+    def unchanged(self) -> bool:
+        """Return whether another `read` would find what the last one found, the end of all there is.
+
+        It costs two `stat` calls. False also where they cannot tell.
+        """
+        segment, layout = self._segment, self._layout
+        if not isinstance(segment, files.PlainSegment) or layout is None or layout.later or self._ended:
+            return False
+        if segment.stale or self._unresolved or self._deleted or self._replacement is not None:
+            return False
+        return segment.unchanged() and self._watch.newest_size(None) == 0
 
     def cursor(self) -> SegmentCursor:
         """Return a fresh cursor for the segment being read: where it was opened, not where reading stands now.
@@ -306,12 +316,7 @@ class Stream:
         if segment is not None:
             self._follow(segment, layout)
         self._unresolved = segment is not None and layout.current is None and "waiting" in labels
-        heads = survey.heads()
-        gone, unclear = vanished(self._seen, members, heads)
-        # Not found is not gone: a listing can miss a file that is renamed meanwhile. `_across_a_gap` waits and sees.
-        self._lost = [self._seen[key][0] for key in gone]
-        seen = {key: self._seen[key] for key in (*gone, *unclear)}
-        self._seen = seen | {each.file.key: (each, heads[each.file.key].data) for each in layout.later}
+        self._unread.listed(members, layout.later, survey.heads())
         self._layout = layout
         self._later_bytes = sum(member.file.size for member in layout.later)
         self._looked_at = now
@@ -445,12 +450,12 @@ class Stream:
         self._accepted_gap = None
         self._layout = Layout(strangers=(), current=later[0], later=tuple(later[1:]))
         self._later_bytes = sum(member.file.size for member in later[1:])
-        self._seen.pop(later[0].file.key, None)
+        self._unread.entered(later[0])
         self._grace.entered(successor=len(later) > 1)
 
     def _across_a_gap(self, following: Member, *, final: bool) -> str:
         """Return the name of a segment that should come first and is not there; raise once that is certain."""
-        hole = hole_before(following, self._survey, self._lost, self._live, self._next_start)
+        hole = hole_before(following, self._survey, self._unread.lost, self._live, self._next_start)
         if hole is None:
             self._grace.no_hole()
             return ""

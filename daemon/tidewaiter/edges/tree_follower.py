@@ -3,7 +3,7 @@
 Owns: how far the tree has come, reading committed entries into it, and when its files are consistent enough for a
 checkpoint. Leaves to `core.tlog` the mathematics, to `edges.tree_growing` hashing the entries, to `edges.tree_worker`
 the process that does so for large ranges, to `edges.tree_files` the files, to `edges.journal` what is committed, and
-to `shell.evidence` the pace and the keys. All methods block; they are meant for a thread of their own.
+to `shell.evidence` the pace and the keys. All methods but `at_rest` block; they are meant for a thread of their own.
 
 The tree lags behind the commits and never leads: it reads the audit files only up to a mark, where everything is
 durable. What it keeps in memory are the partial tiles of the right edge: at most 255 hashes a level. It is a pure
@@ -78,6 +78,13 @@ class TreeFollower:
     def size(self) -> int:
         """How many entries are in the tree."""
         return self._tree.size
+
+    def at_rest(self, mark: AuditMark) -> bool:
+        """Return whether nothing is to be done: `mark` is under a checkpoint, and no process waits to be ended.
+
+        The one method that looks at nothing but memory: it may be asked on any thread while no other method runs.
+        """
+        return self.published == self.size == mark.index and not self._worker.running
 
     def node(self) -> Node:
         """Return how the published tree's hashes are looked up, for proofs."""

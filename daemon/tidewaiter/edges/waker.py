@@ -9,15 +9,17 @@ Invariants:
 - Wake-ups are coalesced: any number of them before or during a wait end one wait. One that arrives between two waits
   ends the next one at once.
 - A notification is only a short cut. Whoever waits passes the longest time it may stay blind (`stat` interval, default
-  0.5 s) and looks again after that time whatever happens here; so a dead watcher costs latency, never an event.
+  0.5 s) and looks again after that time whatever happens here; so a dead watcher costs latency, never an event. Such
+  a look may be a comparison of the files' times, made in the timer: behind half a second of rest nothing is in the
+  processor's caches, and a pass through everything takes several times as long.
 - The parent directory is watched, not the file: a watch on a file is dead after rotation, and cannot be set before
   the file appears.
 
 Latency and CPU. The library's thread looks at its queue every `STEP_MS` and needs a second look to see that a burst
-is over, so the first wake-up after idle comes 21 to 41 ms after the append (p50 29 ms, measured), for 0.4 % of a core.
-A step of 10 ms would halve that for 0.8 %, one of 1 ms costs 3.6 %. Therefore the consumer must not wait here while
-the stream is hot: it polls the file for about a millisecond between reads, as network drivers do, and comes back
-to `wait` only when a few polls in a row found nothing.
+is over, so the first wake-up after idle comes one to two steps after the append, up to 50 ms, for 40 looks a second:
+0.32 % of a core. A step of 20 ms costs a quarter more, one of 10 ms 0.8 %, one of 1 ms 3.6 %. Therefore the consumer
+must not wait here while the stream is hot: it polls the file for about a millisecond between reads, as network drivers
+do, and comes back to `wait` only when a few polls in a row found nothing.
 """
 
 from __future__ import annotations
@@ -38,23 +40,41 @@ if TYPE_CHECKING:
 
 log = get_logger()
 
-STEP_MS: Final = 20
+STEP_MS: Final = 25
 """How often the library looks at its queue: see the module's header for what it costs."""
 DEBOUNCE_MS: Final = 1
-"""A burst is not awaited beyond the second look: under steady changes of many files a wake-up comes every 40 ms."""
-TICK_MS: Final = 1_000
-"""How often the watcher reports that it is alive while nothing happens; then the directory's identity is checked."""
+"""A burst is not awaited beyond the second look: under steady changes of many files a wake-up comes every 50 ms."""
+TICK_MS: Final = 5_000
+"""How often the watcher reports that it is alive while nothing happens; then the directory's identity is checked.
+
+Each time ends one call on the library's thread and begins another. A directory that was replaced is read within the
+`stat` interval all the same; until the next tick its appends are found by that, not by a notification.
+"""
 SETTLED_SECONDS: Final = 5.0
 """A watcher that lived this long is well; dying earlier counts as one more failure of the same streak."""
 FIRST_PAUSE_SECONDS: Final = 0.1
 LONGEST_PAUSE_SECONDS: Final = 5.0
 
 
+def never() -> bool:
+    """Tell that nobody knows whether something has changed."""
+    return False
+
+
 class Waker(Protocol):
     """What the consumer waits on while the stream is quiet."""
 
-    async def wait(self, timeout: float) -> bool:  # noqa: ASYNC109 - a time-out is the second normal answer, no error
-        """Return True once woken, False after `timeout` seconds; always lets other tasks run at least once."""
+    async def wait(
+        self,
+        timeout: float,  # noqa: ASYNC109 - a time-out is the second normal answer, no error
+        unchanged: Callable[[], bool] = never,
+        looks: int = 1,
+    ) -> bool:
+        """Return True once woken, False after `timeout` seconds; always lets other tasks run at least once.
+
+        With more `looks` than one it is False after so many times `timeout` seconds, or as soon as `unchanged()`, which
+        is asked each time but the last, does not say True. Raises what it raises.
+        """
 
     def kick(self) -> None:
         """Wake whoever waits, or else end the next wait at once. Only from the event loop's thread; never blocks."""
@@ -77,29 +97,40 @@ class FileWaker:
     ) -> None:
         """`directory` holds the stream; `watch`, `clock` (seconds) and `pause` (seconds) are there for tests.
 
-        `watch` yields a set after each burst of changes, and an empty one at least every second as a sign of life.
+        `watch` yields a set after each burst of changes, and an empty one as a sign of life after `TICK_MS` without.
         """
         self._directory = directory
         self._watch = _watch if watch is None else watch
         self._clock = clock
         self._pause = pause
-        self._event = asyncio.Event()
+        self._kicked = False
+        self._waiting: asyncio.Future[None] | None = None
         self._streak = 0
 
-    async def wait(self, timeout: float) -> bool:  # noqa: ASYNC109 - see Waker
+    async def wait(
+        self,
+        timeout: float,  # noqa: ASYNC109 - see Waker
+        unchanged: Callable[[], bool] = never,
+        looks: int = 1,
+    ) -> bool:
         """See Waker."""
         await asyncio.sleep(0)  # a stream of kicks must not starve the other tasks
-        if not self._event.is_set() and timeout > 0:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(timeout):
-                    await self._event.wait()
-        woken = self._event.is_set()
-        self._event.clear()
+        if not self._kicked and timeout > 0:
+            loop = asyncio.get_running_loop()
+            waiting = self._waiting = loop.create_future()
+            timer = loop.call_later(timeout, _look, waiting, timeout, unchanged, looks - 1)
+            try:
+                await waiting
+            finally:
+                timer.cancel()
+        woken, self._kicked = self._kicked, False
         return woken
 
     def kick(self) -> None:
         """See Waker."""
-        self._event.set()
+        self._kicked = True
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
 
     @property
     def failures(self) -> int:
@@ -141,6 +172,29 @@ class FileWaker:
         return "the watcher ended"
 
 
+def _look(waiting: asyncio.Future[None], timeout: float, unchanged: Callable[[], bool], left: int) -> None:
+    """End a wait or begin its next part, in the timer itself: to wake a task takes as long as the look."""
+    if waiting.done():
+        return
+    try:
+        if left and unchanged():
+            waiting.get_loop().call_later(timeout, _look, waiting, timeout, unchanged, left - 1)
+        else:
+            waiting.set_result(None)
+    except Exception as error:  # noqa: BLE001 - whoever waits is told
+        waiting.set_exception(error)
+
+
+class _Stop(list[None]):
+    """What ends a watch. The library asks at each look; an event of Python's own would make the look a tenth dearer."""
+
+    is_set = list.__len__
+
+    def set(self) -> None:
+        """Let the library's thread return."""
+        self.append(None)
+
+
 def _watch(directory: Path) -> AsyncGenerator[set[Any], None]:
     return watchfiles.awatch(
         directory,
@@ -149,6 +203,7 @@ def _watch(directory: Path) -> AsyncGenerator[set[Any], None]:
         step=STEP_MS,
         debounce=DEBOUNCE_MS,
         rust_timeout=TICK_MS,
+        stop_event=_Stop(),
         yield_on_timeout=True,
         debug=False,  # or an environment variable could make the library print to stdout
     )

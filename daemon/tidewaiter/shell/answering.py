@@ -1,13 +1,15 @@
 """The daemon's side of the inbox: decisions that commands hand over, recorded at a batch boundary and answered.
 
-Owns: which kinds of requests there are and what the daemon does with each. Leaves to `edges.inbox` the files, to
-`core.key_decisions` what is allowed, to the consumer when, and to `shell.evidence` the keys themselves.
+Owns: which kinds of requests there are, how often they are looked for, and what the daemon does with each. Leaves to
+`edges.inbox` the files, to `core.key_decisions` what is allowed, to the consumer when they are answered, and to
+`shell.evidence` the keys themselves.
 
 A skip is never recorded here: a halt that is pending stops the daemon, and then the command that asks takes the lock.
 """
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -18,7 +20,7 @@ from tidewaiter.core.audit import KeyRecorded
 from tidewaiter.core.errors import ConfigError, IntegrityRefusal
 from tidewaiter.core.key_decisions import REVOKED, decide
 from tidewaiter.core.tlog.notes import NoteError, parse_vkey
-from tidewaiter.edges.inbox import Answer, give_answer, take
+from tidewaiter.edges.inbox import Answer, give_answer, take, waiting
 from tidewaiter.shell.os_user import os_user
 
 if TYPE_CHECKING:
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 KEY: Final = "key"
 SKIP: Final = "skip"
 MAX_REASON: Final = 1000
+LOOK_SECONDS: Final = 0.25
+"""How often the inbox is looked into."""
 
 
 class Decider(Struct, frozen=True):
@@ -40,6 +44,27 @@ class Decider(Struct, frozen=True):
     actor: str
     os_user: str
     request: str | None = None
+
+
+class Requests:
+    """The inbox of a running daemon."""
+
+    def __init__(self, disk: Disk, journal: Journal) -> None:
+        self._disk = disk
+        self._journal = journal
+        self._look_at = 0.0
+
+    def waiting(self) -> bool:
+        """Return whether one was found that has no answer; between two looks, no. Cheap enough for each pass."""
+        now = time.monotonic()
+        if now >= self._look_at and not waiting(self._journal.state):
+            self._look_at = now + LOOK_SECONDS
+        return now >= self._look_at
+
+    def answer(self) -> list[str]:
+        """Do what `answer_requests` does."""
+        self._look_at = time.monotonic() + LOOK_SECONDS
+        return answer_requests(self._disk, self._journal)
 
 
 def answer_requests(disk: Disk, journal: Journal) -> list[str]:

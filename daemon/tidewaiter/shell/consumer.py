@@ -25,10 +25,9 @@ from tidewaiter.core.errors import ConfigError, IntegrityRefusal, SourceHalt
 from tidewaiter.core.framing import Block, Framer, LongLine
 from tidewaiter.core.position import ClosedSegment
 from tidewaiter.core.segment_findings import StreamHalt
-from tidewaiter.edges.inbox import waiting
 from tidewaiter.edges.logs import get_logger
 from tidewaiter.edges.stream import Data, Idle, SegmentEnd
-from tidewaiter.shell.answering import KEY, answer_requests
+from tidewaiter.shell.answering import KEY, Requests
 from tidewaiter.shell.governing import Governing, from_settings, named
 from tidewaiter.shell.persisting import Persisting
 
@@ -55,8 +54,11 @@ HOT_SECONDS: Final = 0.05
 HOT_POLL_SECONDS: Final = 0.001
 HASHED_ASIDE_BYTES: Final = 1 << 16
 """Smaller pieces are hashed where they are: a hop to another thread takes longer."""
-REQUESTS_SECONDS: Final = 0.25
-"""How often the inbox is looked into."""
+QUIET_SECONDS: Final = 2.0
+"""How often all is gone through that has a time of its own while a stream is quiet; in between a look must do.
+
+Behind half a second of rest nothing is in the processor's caches: a whole pass takes several times as long.
+"""
 
 
 class Consumer:
@@ -95,8 +97,9 @@ class Consumer:
         self._services = services
         self._reporter = reporter
         self._snapshots = snapshots
-        self._persisting = Persisting(journal_thread, services, stop)
+        self._persisting = Persisting(journal_thread, services, stop, evidence.written)
         self._evidence = evidence
+        self._requests = Requests(disk, journal)
         self._lineage = lineage
         self._once = once
         self._cursor: SegmentCursor | None = None
@@ -104,7 +107,6 @@ class Consumer:
         self._committing: asyncio.Task[None] | None = None
         self._hot_until = 0.0
         self._rescan = False
-        self._asked_at = 0.0
         self._waiting_since: tuple[str, float] | None = None
 
     async def start(self) -> None:
@@ -307,9 +309,22 @@ class Consumer:
         if time.monotonic() < self._hot_until:
             await asyncio.sleep(HOT_POLL_SECONDS)
         else:
-            await self._waker.wait(self.settings.stream.poll_interval_us / 1e6)
+            await self._waker.wait(self.settings.stream.poll_interval_us / 1e6, self._unchanged, self._looks())
             self._rescan = True  # woken or not: a notification may have been lost
         return False
+
+    def _looks(self) -> int:
+        """Return after how many intervals of nothing new there is something to do all the same."""
+        stream = self.settings.stream
+        quiet = min(QUIET_SECONDS, self._reporter.quiet_seconds(self._journal.ledger, stream.silence_alarm_us))
+        return 1 if self._snapshots.under_way else max(1, int(quiet * 1e6 / stream.poll_interval_us))
+
+    def _unchanged(self) -> bool:
+        """Return whether neither stream nor inbox has anything new; that, too, shows that the daemon is alive."""
+        if not self._stream.unchanged() or self._requests.waiting():
+            return False
+        self._persisting.alive()
+        return True
 
     def _refuse_to_wait_for_ever(self, file: str) -> None:
         """End a run with `once` whose next file stays incomplete for longer than a writer pauses."""
@@ -405,8 +420,7 @@ class Consumer:
                 self._cursor.name, self._cursor.dev, self._cursor.ino = self._stream.hints()
             evidence = {f"file_{key}": value for key, value in notice.evidence.items()}
             log.info("segment.noticed", kind=notice.kind, **evidence)
-        if time.monotonic() >= self._asked_at:
-            self._asked_at = time.monotonic() + REQUESTS_SECONDS
+        if self._requests.waiting():
             await self._answer_requests()
         if self._evidence.idle:
             await self._record(audit.IDLE, {"offset": self._journal.ledger.global_offset})
@@ -419,11 +433,9 @@ class Consumer:
 
     async def _answer_requests(self) -> None:
         """Commit the decisions that were handed in while this daemon holds the lock."""
-        if not waiting(self._journal.state):
-            return
         await self._materialised()
         recorded: list[str] = []
-        await self._persisting.done(lambda: recorded.extend(answer_requests(self._disk, self._journal)))
+        await self._persisting.done(lambda: recorded.extend(self._requests.answer()))
         if KEY in recorded:
             log.info("key.recorded", keys=[key.vkey for key in self._journal.ledger.keys])
 

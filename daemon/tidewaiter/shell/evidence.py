@@ -132,6 +132,7 @@ class Evidence:
         self._ending = False
         self._key_absent = self._unsigned = False
         self._held = False
+        self._written = asyncio.Event()
         self._moved_at = time.monotonic()
         self._moved_to = -1
 
@@ -181,19 +182,31 @@ class Evidence:
             self._moved_to, self._moved_at = index, time.monotonic()
         return time.monotonic() - self._moved_at >= IDLE_SECONDS
 
+    def written(self) -> None:
+        """Take note that something may have been written into the log."""
+        self._written.set()
+
     async def run(self) -> None:
         """Follow the commits until cancelled. Raises what the disk or the tree refuse."""
         pause = PACE_SECONDS
         while True:
             await asyncio.sleep(pause)
+            self._written.clear()  # before the look: what is written behind it has another one
             try:
-                await asyncio.shield(self._aside(self._thread, self._advance, lambda: self._ending))
+                if not self._at_rest():
+                    await asyncio.shield(self._aside(self._thread, self._advance, lambda: self._ending))
                 await self._ask_witnesses()
+                shown = self._cosigning is None or self._newest in (None, self._shown)
+                if shown and self._asking is None and self._at_rest():
+                    await self._written.wait()  # a log that stands still is not looked at
                 pause = PACE_SECONDS
             except NoSpace as error:  # the commits do not depend on it
                 log.error("evidence.disk_full", error=str(error))
                 self._shown = None  # a cosignature that could not be kept is asked for again
                 pause = _RETRY_SECONDS
+
+    def _at_rest(self) -> bool:
+        return self._follower is not None and self._follower.at_rest(self._journal.mark)
 
     async def _ask_witnesses(self) -> None:
         """Keep what they answered, and show them the newest checkpoint. Raises IntegrityRefusal where one knows better.

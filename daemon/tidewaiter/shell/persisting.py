@@ -29,11 +29,14 @@ RETRY_SECONDS: Final = (0.1, 5.0)
 class Persisting:
     """The journal's thread as the consumer uses it; `stop` is set when the daemon is to end."""
 
-    def __init__(self, thread: Executor, services: ServiceManager, stop: asyncio.Event) -> None:
-        """One call at a time runs on `thread`."""
+    def __init__(
+        self, thread: Executor, services: ServiceManager, stop: asyncio.Event, written: Callable[[], None]
+    ) -> None:
+        """One call at a time runs on `thread`; `written` is called, on the event loop, behind each."""
         self._thread = thread
         self._services = services
         self._stop = stop
+        self._written = written
         self._watchdog_at = 0.0
 
     def alive(self) -> None:
@@ -70,3 +73,5 @@ class Persisting:
                 if full:
                     log.info("disk.recovered")
                 return
+            finally:
+                self._written()  # a step that found the disk full may have committed before

@@ -6,6 +6,7 @@ alarm for silence. Leaves to the consumer everything that happens; nothing here 
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from typing import TYPE_CHECKING, Final
@@ -47,6 +48,14 @@ class Reporter:
         self._last_data = time.monotonic()
         ended, self.silent = self.silent, False
         return ended
+
+    def quiet_seconds(self, ledger: Ledger, alarm_us: int | None) -> float:
+        """Return how long nothing need be told while nothing arrives; 0 until the last summary says so."""
+        if self._rate or ledger.totals.events_read != self._last.events_read:
+            return 0.0
+        if alarm_us is None or self.silent:
+            return math.inf
+        return self._last_data + alarm_us / 1e6 - time.monotonic()
 
     def silence_begins(self, alarm_us: int | None) -> float | None:
         """Return for how many seconds nothing arrived, if that is an alarm that was not raised yet."""

@@ -21,7 +21,7 @@ import pytest
 
 from evidence_rig import KEY, ORIGIN, write_key
 from pure_core import line, lines
-from support import REPOSITORY, run_cli
+from support import PATIENCE, REPOSITORY, run_cli
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -150,7 +150,8 @@ def follow(
     with tempfile.TemporaryDirectory(dir=tools.parent) as work:
         done = subprocess.run(
             [os.fspath(tools / "sh"), "-c", script],
-            cwd=folder, env={"PATH": path, "TMPDIR": work}, capture_output=True, text=True, timeout=60, check=False,
+            cwd=folder, env={"PATH": path, "TMPDIR": work},
+            capture_output=True, text=True, timeout=PATIENCE, check=False,
         )  # fmt: skip
         assert not os.listdir(work), "the page left files behind"  # noqa: PTH208 - names are enough
     return done

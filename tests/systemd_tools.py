@@ -24,7 +24,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from packaging.requirements import Requirement
 
+from stopwatch import Stopwatch
+
 if TYPE_CHECKING:
+    import signal
     from collections.abc import Callable
 
 REPOSITORY: Final = Path(__file__).resolve().parent.parent
@@ -35,7 +38,8 @@ UNIT: Final = "tidewaiter.service"
 WITNESS: Final = "tidewaiter-witness.service"
 # A shared libpython is looked for where it was built, which the sandbox may hide; the service must take this one.
 LIBRARY: Final = "[Service]\nEnvironment=LD_LIBRARY_PATH=/opt/tidewaiter/python/lib\n"
-TRANSIENT: Final = 30.0  # how long anything may take that takes a few seconds at most
+TRANSIENT: Final = 30.0  # how long anything may take that takes a few seconds at most, as a stopwatch counts it
+HUNG: Final = 200.0
 
 # The loop hangs for real: a signal handler that never returns holds the main thread in Python code, as an endless rule
 # or a blocked call would. Installed through a .pth file, so that the shipped code knows nothing of it.
@@ -54,7 +58,7 @@ signal.signal(signal.SIGUSR2, _hang)
 def run(*command: str | Path, check: bool = True, **more: Any) -> subprocess.CompletedProcess[str]:
     """Run a command to its end and return it with its output as text."""
     done = subprocess.run(
-        [str(part) for part in command], capture_output=True, text=True, check=False, timeout=TRANSIENT, **more
+        [str(part) for part in command], capture_output=True, text=True, check=False, timeout=HUNG, **more
     )
     if check and done.returncode != 0:
         raise AssertionError(f"{command} ended with {done.returncode}: {done.stdout}{done.stderr}")
@@ -63,12 +67,12 @@ def run(*command: str | Path, check: bool = True, **more: Any) -> subprocess.Com
 
 def wait_for(what: str, predicate: Callable[[], object], seconds: float = TRANSIENT) -> float:
     """Return after how many seconds `predicate()` became true; AssertionError when it did not."""
-    start = time.monotonic()
-    while not predicate():
-        if time.monotonic() - start > seconds:
-            raise AssertionError(f"{what}: not within {seconds} s")
-        time.sleep(0.02)
-    return time.monotonic() - start
+    with Stopwatch() as watch:
+        while not predicate():
+            if watch.seconds > seconds:
+                raise AssertionError(f"{what}: not within {seconds} s")
+            time.sleep(0.02)
+    return watch.seconds
 
 
 def show(unit: str, name: str) -> str:
@@ -82,6 +86,12 @@ def size(path: Path) -> int:
         return path.stat().st_size
     except FileNotFoundError:
         return 0
+
+
+def ignores(place: Path, number: signal.Signals) -> bool:
+    """Return whether the process at `place` below /proc ignores a signal."""
+    mask = re.findall(r"^SigIgn:\t(\w+)$", (place / "status").read_text(), re.MULTILINE)[0]
+    return bool(int(mask, 16) & 1 << number - 1)
 
 
 def children(pid: int) -> list[int]:

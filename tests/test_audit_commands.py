@@ -14,9 +14,10 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from msgspec import Raw
 
 from proof_rig import Log, make_log
-from support import COMMAND, cli_environment, run_cli, started_cli, wait_until
+from support import COMMAND, PATIENCE, cli_environment, run_cli, started_cli, wait_until
 from tidewaiter.core import audit
 from tidewaiter.core.errors import ConfigError, IntegrityRefusal
 from tidewaiter.edges.lock import StateLock
@@ -90,7 +91,7 @@ def test_numbers_in_a_table_stand_as_they_were_written(
     context = audit.EntryContext("2026-01-01T00:00:00.000000Z", "run", "engine")
     record = b'{"flag_id":"x","amount":500.00,"exact":12345678901234567890.10}'
     chain = audit.Chain(10**6, "0" * 64)
-    lines = [*chain.records(context, [("flags", record.decode())]), chain.entry(context, "audit.idle")]
+    lines = [chain.entry(context, "flag.emitted", {"record": Raw(record)}), chain.entry(context, "audit.idle")]
     own.segments[-1].write_bytes(own.segments[-1].read_bytes() + b"".join(lines))
     text = said(capsysbinary, "export", "--state-dir", own.state, "--format", "csv", "--run", "run").decode()
     flag, idle = csv.DictReader(io.StringIO(text, newline=""))
@@ -197,7 +198,7 @@ def test_a_reader_that_goes_away_ends_the_export_quietly(log: Log) -> None:
         assert process.stderr is not None
         process.stdout.close()
         assert process.stderr.read() == b""
-        assert process.wait(20) == 0
+        assert process.wait(PATIENCE) == 0
 
 
 def test_a_full_disk_behind_standard_output_is_one_line(log: Log) -> None:
@@ -221,7 +222,7 @@ def test_only_whole_units_count(own: Log, capsysbinary: pytest.CaptureFixture[by
     context = audit.EntryContext("2026-01-01T00:00:00.000000Z", "run", "engine")
     newest = entries(whole)[-1]["index"]
     chain = audit.Chain(newest + 1, "0" * 64)
-    records = b"".join(chain.records(context, [("flags", '{"flag_id":"x"}')] * 3))
+    records = b"".join([chain.entry(context, "flag.emitted", {"record": {"flag_id": "x"}}) for _ in range(3)])
     with own.segments[-1].open("ab") as file, StateLock(own.state / "lock"):
         file.write(records)
         file.flush()
@@ -252,7 +253,7 @@ def test_following_shows_what_comes_until_interrupted(own: Log, tmp_path: Path) 
         assert len(added) > 3 * 8192
         wait_until(lambda: out.read_bytes().endswith(added), what="what the daemon added")
         process.send_signal(signal.SIGINT)
-        assert process.wait(10) == 0
+        assert process.wait(PATIENCE) == 0
     assert out.read_bytes() == b"".join(before.splitlines(keepends=True)[-2:]) + added
 
 

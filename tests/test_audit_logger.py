@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import Raw
 
 from rigs.tmpfs import quick_directory
 from support import cli_environment
@@ -346,13 +347,13 @@ def test_the_daemons_entries_are_read(tmp_path: Path) -> None:
     )  # fmt: skip
     path = tmp_path / "audit-00000000000000000296.jsonl"
     opened = chain.entry(context, "audit.segment_opened", {"predecessor": "audit-0.jsonl", "predecessor_length": 9})
-    records = chain.records(context, [("flags", '{"flag_id":"e1:velocity","metric_value":500.00}')])
+    record = Raw(b'{"flag_id":"e1:velocity","metric_value":500.00}')
     ended = RunEnded("success", 0, None, [])
     path.write_bytes(
         b"".join(
             [
                 opened,
-                *records,
+                chain.entry(context, "flag.emitted", {"record": record}),
                 chain.entry(context, "batch.committed", committed),
                 chain.entry(context, "run.ended", ended),
             ]

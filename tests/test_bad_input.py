@@ -319,7 +319,7 @@ sys.exit(status)
 
 def run_once(stream: Path, state: Path, *options: str) -> subprocess.CompletedProcess[bytes]:
     """Run the daemon over the whole stream."""
-    return run_cli("run", stream, "--once", "--state-dir", state, *options, cwd=REPOSITORY, deadline=60)
+    return run_cli("run", stream, "--once", "--state-dir", state, *options, cwd=REPOSITORY)
 
 
 def objects(path: Path) -> list[dict[str, Any]]:
@@ -377,9 +377,7 @@ def test_a_halted_daemon_stops_at_the_line_and_goes_on_after_skip(tmp_path: Path
     assert {item["kind"] for item in left_out} == {"operator"}
 
 
-@pytest.mark.parametrize(
-    "mib", [64, pytest.param(1024, marks=[pytest.mark.long, pytest.mark.timeout(300)])], ids="{}MiB".format
-)
+@pytest.mark.parametrize("mib", [64, pytest.param(1024, marks=[pytest.mark.long])], ids="{}MiB".format)
 def test_the_daemon_reads_past_a_huge_line_in_bounded_memory(mib: int, tmp_path: Path) -> None:
     """A line of 64 MiB (1 GiB in the long run) between events: rejected with its hash, for 16 MiB of memory."""
     peaks = []
@@ -398,7 +396,7 @@ def test_the_daemon_reads_past_a_huge_line_in_bounded_memory(mib: int, tmp_path:
             cwd=REPOSITORY,
             env=cli_environment(),
             capture_output=True,
-            timeout=250,
+            timeout=500,
             check=False,
         )
         assert done.returncode == 0, done.stderr.decode()

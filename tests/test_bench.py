@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from support import REPOSITORY, cli_environment
+from support import PATIENCE, REPOSITORY, cli_environment
 from tidewaiter.core.scenarios.state_cells import SMALL
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def bench(*arguments: str, extra: Mapping[str, str] | None = None) -> subprocess
 def run(command: Sequence[str], extra: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     """Run a program that sees the tool's modules, with `extra` in its environment."""
     environment = cli_environment({"PYTHONPATH": f"{REPOSITORY / 'daemon'}:{REPOSITORY / 'scripts'}", **(extra or {})})
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100, check=False)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False)
 
 
 def test_the_help_names_every_figure() -> None:

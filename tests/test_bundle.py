@@ -217,7 +217,7 @@ def test_a_running_daemon_is_not_in_the_way(own: Log, tools: Path, tmp_path: Pat
     with started_cli("run", "--config", own.config, cwd=own.folder):
         wait_until(lambda: b"run.started" in own.audit.splitlines()[-1] or own.audit.count(b"run.started") == 4)
         tree = TreeFiles(own.state)
-        wait_until(lambda: (head := tree.head()) is not None and head.size >= own.audit.count(b"\n"), 20)
+        wait_until(lambda: (head := tree.head()) is not None and head.size >= own.audit.count(b"\n"))
         unpacked = bundled(own, tmp_path / "x.zip")
     assert follow(unpacked, tools).returncode == 0
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from support import COMMAND, cli_environment, run_cli
+from support import COMMAND, PATIENCE, cli_environment, run_cli
 from tidewaiter.core.errors import ConfigError, DurabilityError, IntegrityRefusal, SourceHalt
 from tidewaiter.edges.durable import Disk
 from tidewaiter.shell.commands import app, progress
@@ -140,7 +140,7 @@ def test_a_wrong_command_line_exits_2(arguments: list[str], capsys: pytest.Captu
 def test_shell_completion_can_be_shown() -> None:
     """A person's shell, which it finds among its parents, gets what it has to source."""
     command = ["bash", "-c", '"$@"; exit $?', "bash", *COMMAND, "--show-completion"]
-    done = subprocess.run(command, env=cli_environment(), capture_output=True, timeout=30, check=False)
+    done = subprocess.run(command, env=cli_environment(), capture_output=True, timeout=PATIENCE, check=False)
     assert (done.returncode, done.stderr) == (0, b"")
     assert b"_TIDEWAITER_COMPLETE" in done.stdout
 
@@ -497,7 +497,7 @@ def test_a_run_at_a_terminal_is_a_bar_below_its_log_and_a_summary(here: Path) ->
                 data += os.read(outer, 100_000)
             except OSError:  # the other side is closed
                 break
-        assert process.wait(30.0) == 0
+        assert process.wait(PATIENCE) == 0
     os.close(outer)
     # what stays to be seen of each row is what was written after it was last cleared
     rows = [row.split("\x1b[K")[-1].strip() for row in data.decode().split("\n")]

@@ -63,7 +63,6 @@ def assert_agreed_on_enough(seen: Counter[str]) -> None:
 LIVELY: Final = (HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large)
 
 
-@pytest.mark.timeout(600)
 def test_made_up_rules_give_the_flags_of_the_plain_evaluator() -> None:
     """Two thousand rulesets with a stream each, always the same ones."""
     seen: Counter[str] = Counter()
@@ -92,7 +91,6 @@ def test_many_more_made_up_rules_give_the_flags_of_the_plain_evaluator() -> None
     assert_agreed_on_enough(seen)
 
 
-@pytest.mark.timeout(300)
 def test_the_sample_stream_is_flagged_as_by_the_plain_evaluator(shared_data: Path) -> None:
     """All events of the sample under the shipped money-flow rules."""
     lines = (shared_data / "sample_stream.jsonl").read_bytes().splitlines()
@@ -102,7 +100,6 @@ def test_the_sample_stream_is_flagged_as_by_the_plain_evaluator(shared_data: Pat
     assert flags.total() == 2353
 
 
-@pytest.mark.timeout(300)
 def test_bank_accounts_are_flagged_as_by_the_plain_evaluator(shared_data: Path) -> None:
     """Two years of every fifth account of the Berka stream, with the partner accounts of its transfers."""
     lines = some_of(shared_data / "berka_1993-1994.src.jsonl.zst", lambda line: _number(line, b'"acct-') % 5 == 0)
@@ -113,7 +110,6 @@ def test_bank_accounts_are_flagged_as_by_the_plain_evaluator(shared_data: Path) 
     assert set(flags) == {f"{rule}" for rule in EXPECTED_OF_BERKA}, flags
 
 
-@pytest.mark.timeout(300)
 def test_transfers_between_accounts_are_flagged_as_by_the_plain_evaluator(shared_data: Path) -> None:
     """Every twelfth account of the AMLSim stream, with payer and payee of each transfer."""
     lines = some_of(

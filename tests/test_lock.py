@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
-from support import cli_environment
+from support import PATIENCE, cli_environment
 from tidewaiter.core.errors import EXIT_USAGE, ConfigError
 from tidewaiter.edges import lock as module
 from tidewaiter.edges.lock import StateLock, probe
@@ -86,7 +86,11 @@ def other_daemon(path: Path) -> Iterator[subprocess.Popen[bytes]]:
 def seen_from_outside(path: Path) -> str:
     """Return what another process finds out about the lock."""
     done = subprocess.run(
-        [sys.executable, "-c", PROBER, str(path)], env=cli_environment(), capture_output=True, check=True, timeout=30
+        [sys.executable, "-c", PROBER, str(path)],
+        env=cli_environment(),
+        capture_output=True,
+        check=True,
+        timeout=PATIENCE,
     )
     return done.stdout.decode().strip()
 
@@ -162,7 +166,11 @@ def test_name_that_becomes_the_held_file_late_keeps_the_lock(path: Path, monkeyp
 def test_forked_child_does_not_think_it_holds_the_lock(path: Path) -> None:
     """Locks are not inherited: a child sees the parent as the holder, is refused, and takes nothing away."""
     done = subprocess.run(
-        [sys.executable, "-c", FORKER, str(path)], env=cli_environment(), capture_output=True, check=True, timeout=30
+        [sys.executable, "-c", FORKER, str(path)],
+        env=cli_environment(),
+        capture_output=True,
+        check=True,
+        timeout=PATIENCE,
     )
     parent, refusal, in_child, afterwards = done.stdout.decode().splitlines()
     assert f"(pid {parent})" in refusal

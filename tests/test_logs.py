@@ -24,7 +24,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from structlog.contextvars import clear_contextvars
 
-from support import REPOSITORY, cli_environment
+from support import PATIENCE, REPOSITORY, cli_environment
 from tidewaiter.core.errors import ConfigError
 from tidewaiter.edges import logs
 from tidewaiter.edges.log_sinks import FileSink, StreamSink
@@ -498,7 +498,7 @@ def test_file_opened_in_place_of_stderr_stays_clean(tmp_path: Path) -> None:
     )
     command = [sys.executable, "-c", program]
     done = subprocess.run(
-        ["sh", "-c", '"$@" 0<&- 1>&- 2>&-', "sh", *command], env=cli_environment(), check=False, timeout=30
+        ["sh", "-c", '"$@" 0<&- 1>&- 2>&-', "sh", *command], env=cli_environment(), check=False, timeout=PATIENCE
     )
     assert done.returncode == 0
     assert (tmp_path / "precious").read_bytes() == b""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from support import REPOSITORY, cli_environment
+from support import PATIENCE, REPOSITORY, cli_environment
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,7 +24,8 @@ def bench(place: Path, *names: str, start: str = "") -> subprocess.CompletedProc
     roots = f"{REPOSITORY / 'daemon'}:{REPOSITORY / 'scripts'}"
     return subprocess.run(
         [sys.executable, "-c", program, *names, "--tiny", "--dir", str(place)],
-        env=cli_environment({"PYTHONPATH": roots, **OFFLINE}), capture_output=True, text=True, timeout=100, check=False,
+        env=cli_environment({"PYTHONPATH": roots, **OFFLINE}),
+        capture_output=True, text=True, timeout=PATIENCE, check=False,
     )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from support import REPOSITORY, cli_environment, run_cli
+from support import PATIENCE, REPOSITORY, cli_environment, run_cli
 from tidewaiter.core.errors import EXIT_CLEAN, EXIT_HALTED, EXIT_UNANCHORED, EXIT_USAGE
 from tidewaiter.shell.commands.app import main
 from tidewaiter.shell.commands.pipeline_shown import PipelineBar
@@ -70,7 +70,7 @@ def test_the_command_has_more_than_one_name(place: Path, command: list[str]) -> 
     """The module runs what the subcommand runs."""
     done = subprocess.run(
         [sys.executable, *command, "-i", "in.csv", "-o", "out.csv", "--no-audit", "-q"],
-        env=cli_environment(), capture_output=True, check=False, timeout=60,
+        env=cli_environment(), capture_output=True, check=False, timeout=PATIENCE,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (EXIT_CLEAN, b"")
     assert (place / "out.csv").read_text() == SAMPLE
@@ -214,7 +214,7 @@ def test_the_bar_shows_bytes_records_and_the_time_left() -> None:
 def test_the_daemon_does_not_pay_for_polars(module: str) -> None:
     """Neither the daemon nor the table of commands loads polars."""
     code = f"import sys, {module}; sys.exit('polars' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], env=cli_environment(), check=False, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], env=cli_environment(), check=False, timeout=PATIENCE)
     assert done.returncode == 0
 
 

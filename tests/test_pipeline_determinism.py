@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from support import cli_environment
+from support import PATIENCE, cli_environment
 from tidewaiter.pipeline import Pipeline
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def run(place: Path, name: str, sizes: tuple[int, int], settings: dict[str, str]
     """Run the pipeline with these bytes of a batch and of memory, in this environment."""
     done = subprocess.run(
         [sys.executable, "-c", RUN, str(place), name, *map(str, sizes)],
-        env=cli_environment(settings), capture_output=True, check=False, timeout=120,
+        env=cli_environment(settings), capture_output=True, check=False, timeout=PATIENCE,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr.decode()[-2000:]
 

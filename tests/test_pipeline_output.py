@@ -24,6 +24,7 @@ import zstandard
 from rigs.faulty_disk import Fault, FaultyDisk
 from rigs.kill import Launcher, environment, every_point
 from rigs.tmpfs import quick_directory
+from support import PATIENCE
 from tidewaiter.core.errors import ConfigError, DurabilityError, SourceHalt
 from tidewaiter.core.pipelines.columns import Schema, schema_of
 from tidewaiter.core.pipelines.table_format import KnownFormat, TableFormat, known_format
@@ -215,7 +216,7 @@ def test_threads_and_locale_change_no_byte(place: Path) -> None:
     found = []
     for threads, locale, zone, seed in (("1", "C", "UTC", "0"), ("5", "de_DE.UTF-8", "Asia/Tokyo", "7")):
         env = environment(POLARS_MAX_THREADS=threads, LC_ALL=locale, TZ=zone, PYTHONHASHSEED=seed)
-        subprocess.run([sys.executable, "-c", code], env=env, check=True, timeout=60)
+        subprocess.run([sys.executable, "-c", code], env=env, check=True, timeout=PATIENCE)
         found.append([(place / name).read_bytes() for name in NAMES])
     assert found[0] == found[1]
 

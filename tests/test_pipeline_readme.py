@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from support import REPOSITORY, cli_environment, run_cli
+from support import PATIENCE, REPOSITORY, cli_environment, run_cli
 from tidewaiter.core.errors import EXIT_USAGE
 from tidewaiter.core.pipelines.samples import SAMPLES
 
@@ -59,7 +59,13 @@ def run(place: Path, command: str) -> str:
     environment = cli_environment()
     environment["PATH"] = f"{place / 'bin'}:{environment['PATH']}"
     done = subprocess.run(
-        ["bash", "-c", command], cwd=place, env=environment, capture_output=True, timeout=60, check=False, text=True
+        ["bash", "-c", command],
+        cwd=place,
+        env=environment,
+        capture_output=True,
+        timeout=PATIENCE,
+        check=False,
+        text=True,
     )
     assert done.returncode == 0, (command, done.stderr)
     return done.stdout + done.stderr
@@ -90,26 +96,34 @@ def test_every_question_about_the_lineage_gets_the_answer_that_is_shown(section:
     assert (place / "totals.dot").read_text().startswith("digraph lineage {")
 
 
+def run_program(place: Path, program: str) -> str:
+    """Run lines of Python to their end, in silence, and return what they printed."""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=place,
+        env=cli_environment(),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
 def test_the_lineage_program_runs(place: Path) -> None:
     """The Python lines of the section, as they stand."""
     section = section_of("Lineage: what was made from what")
     (program,) = re.findall(r"^```python\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
     program += "print(len(ancestors), impact.destinations, summary.records)\n"
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=place, env=cli_environment(), capture_output=True, timeout=60, check=False
-    )
-    assert (done.returncode, done.stderr) == (0, b"")
+    run_program(place, program)
 
 
 def test_the_python_program_runs(section: str, place: Path) -> None:
     """It reads the lines that a command before it made, and tells of success, counts and hash."""
     (program,) = re.findall(r"^```python\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
     run(place, "tidewaiter samples claim_line --out lines.csv --number 200")
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=place, env=cli_environment(), capture_output=True, timeout=60, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    words = done.stdout.decode().split()
+    words = run_program(place, program).split()
     output = (place / "out" / "big.parquet").read_bytes()
     assert words[:2] == ["True", "496"]
     assert words[3] == hashlib.sha256(output).hexdigest()

@@ -18,7 +18,7 @@ from polars.testing import assert_frame_equal
 
 from blocking_load import STEPS
 from blocking_rig import in_frames, planned, run, schema_of
-from support import REPOSITORY, cli_environment
+from support import PATIENCE, REPOSITORY, cli_environment
 from tidewaiter.core.errors import ConfigError, DurabilityError
 from tidewaiter.core.pipelines.steps import Sort
 from tidewaiter.edges.durable import Disk, NoSpace
@@ -69,7 +69,6 @@ def test_rows_that_a_filter_left_do_not_hold_the_others_in_memory() -> None:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize("step", list(STEPS))
 def test_memory_is_bounded_for_every_step(step: str) -> None:
     """The same for each step, with 150 and 300 MB."""
@@ -156,7 +155,7 @@ def test_what_a_killed_run_left_is_removed_and_what_a_living_one_has_is_not(tmp_
         assert remove_leftovers(tmp_path) == []
         assert sorted(path.name for path in left.iterdir()) == ["1.rows", LOCK]
         process.send_signal(signal.SIGKILL)
-        process.wait(timeout=10)
+        process.wait(timeout=PATIENCE)
     with SpillDirectory(tmp_path) as spill:
         spill.part().append(FRAME)
         assert remove_leftovers(tmp_path) == [left]

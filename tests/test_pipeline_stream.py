@@ -19,7 +19,7 @@ import pytest
 from rigs.faulty_disk import Fault, FaultyDisk
 from rigs.kill import Launcher, environment, every_point
 from rigs.tmpfs import quick_directory
-from support import wait_until
+from support import PATIENCE, wait_until
 from tidewaiter import AuditReader
 from tidewaiter.core.errors import EXIT_DURABILITY, EXIT_HALTED, EXIT_INTEGRITY, ConfigError
 from tidewaiter.core.pipelines.table_format import TableFormat
@@ -259,7 +259,6 @@ def followed(disk: Disk, place: str) -> int:
     return follow(Path(place), disk).exit_code
 
 
-@pytest.mark.timeout(200)
 @pytest.mark.parametrize("every", [3, pytest.param(1, marks=pytest.mark.long)], ids=["every third call", "every call"])
 @pytest.mark.parametrize("grown", [False, True], ids=["from the beginning", "going on"])
 def test_a_kill_at_any_call_changes_no_byte(place: Path, grown: bool, every: int) -> None:
@@ -469,12 +468,12 @@ def test_a_signal_ends_the_run_cleanly(place: Path, number: signal.Signals) -> N
     process = subprocess.Popen([sys.executable, "-c", code], env=environment())
     try:
         output = place / "out.csv"
-        wait_until(lambda: output.exists() and b"id-9" in output.read_bytes(), 30)
+        wait_until(lambda: output.exists() and b"id-9" in output.read_bytes())
         with (place / "in.csv").open("a") as file:
             file.writelines(records(10, first=10))
-        wait_until(lambda: b"id-19" in output.read_bytes(), 30)
+        wait_until(lambda: b"id-19" in output.read_bytes())
         process.send_signal(number)
-        assert process.wait(timeout=30) == 0
+        assert process.wait(PATIENCE) == 0
     finally:
         process.kill()
         process.wait()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 import pytest
 
-from support import cli_environment
+from support import PATIENCE, cli_environment
 from tidewaiter.core.pipelines.batches import Rejected
 from tidewaiter.core.pipelines.columns import (
     BOOLEAN,
@@ -244,7 +244,7 @@ def test_threads_hash_seed_locale_and_time_zone_change_nothing() -> None:
         more = {"POLARS_MAX_THREADS": threads, "PYTHONHASHSEED": seed, "LC_ALL": place, "TZ": zone}
         environment = cli_environment(more)
         environment["PYTHONPATH"] += os.pathsep + str(Path(__file__).parent)
-        found.add(subprocess.check_output([sys.executable, "-c", _PROGRAM], env=environment, timeout=60))
+        found.add(subprocess.check_output([sys.executable, "-c", _PROGRAM], env=environment, timeout=PATIENCE))
     assert len(found) == 1
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pure_core import line, lines
-from support import REPOSITORY, run_cli, started_cli, wait_until
+from support import PATIENCE, REPOSITORY, run_cli, started_cli, wait_until
 from tidewaiter.core.errors import ConfigError
 from tidewaiter.shell.commands import app
 from tidewaiter.shell.settings import NoProgress
@@ -146,7 +146,7 @@ def test_a_replay_that_was_stopped_goes_on(here: Path, number: signal.Signals, s
         wait_until((out / "checkpoint.json").exists, what="the first commit")
         wait_until(lambda: (out / "flags.jsonl").exists() and (out / "flags.jsonl").stat().st_size, what="a flag")
         process.send_signal(number)
-        code = process.wait(20)
+        code = process.wait(PATIENCE)
     assert code == (0 if number == signal.SIGINT else -signal.SIGKILL)
     assert (out / "flags.jsonl").stat().st_size < (here / "whole" / "flags.jsonl").stat().st_size
     if number == signal.SIGINT:

@@ -12,7 +12,7 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
-from support import REPOSITORY, cli_environment
+from support import PATIENCE, REPOSITORY, cli_environment
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -55,7 +55,7 @@ def work(rulesets: Mapping[str, str], rounds: Mapping[str, float], counted_from:
     }  # fmt: skip
     environment = cli_environment({"PYTHONPATH": f"{REPOSITORY / 'daemon'}:{REPOSITORY / 'scripts'}"})
     command = [sys.executable, "-m", "bench_tool.rule_work", json.dumps(job)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == 0, done.stderr
     answer: dict[str, Any] = json.loads(done.stdout)
     return answer
@@ -88,7 +88,7 @@ def test_what_a_shortened_list_moves_is_counted() -> None:
     """Sixty elements by a deletion, fifty by a slice that is assigned, none by an assignment to one place."""
     environment = cli_environment({"PYTHONPATH": f"{REPOSITORY / 'daemon'}:{REPOSITORY / 'scripts'}"})
     command = [sys.executable, "-c", SHORTENED]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert (done.stdout, done.stderr) == ("110\n", "")
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from support import REPOSITORY, wait_until
+from support import PATIENCE, REPOSITORY, wait_until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -78,7 +78,7 @@ class Clone:
     def run(self, *arguments: str, cwd: Path | None = None) -> tuple[int, str, str]:
         """Run scripts/run and return exit code, stdout and stderr."""
         with self.start(*arguments, cwd=cwd) as process:
-            out, err = process.communicate(timeout=30)
+            out, err = process.communicate(timeout=PATIENCE)
             return process.returncode, out, err
 
     @property
@@ -121,7 +121,9 @@ def test_run_finds_the_clone_through_a_link(clone: Clone, tmp_path: Path) -> Non
     """A symbolic link to scripts/run starts the clone that it points into."""
     link = tmp_path / "tidewaiter-demo"
     link.symlink_to(clone.root / "scripts" / "run")
-    done = subprocess.run([link], env={"PATH": str(clone.bin)}, capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(
+        [link], env={"PATH": str(clone.bin)}, capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
     assert f"{clone.root}/config/tidewaiter.toml" in done.stdout
 
 
@@ -133,14 +135,14 @@ def test_signals_reach_the_daemon(clone: Clone) -> None:
         process.stdout.readline()  # the daemon is there
         wait_until(lambda: b"sleep" in _command_line(process.pid), what="the process being the daemon")
         process.send_signal(signal.SIGTERM)
-        assert process.wait(10) == -signal.SIGTERM
+        assert process.wait(PATIENCE) == -signal.SIGTERM
 
 
 def test_two_first_starts_set_up_once(clone: Clone) -> None:
     """Two starts at the same moment make one .venv, and both go on."""
     with clone.start() as one, clone.start() as two:
-        one.communicate(timeout=30)
-        two.communicate(timeout=30)
+        one.communicate(timeout=PATIENCE)
+        two.communicate(timeout=PATIENCE)
         assert (one.returncode, two.returncode) == (42, 42)
     assert clone.steps == ALL_STEPS
 

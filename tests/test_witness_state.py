@@ -17,7 +17,7 @@ import pytest
 from rigs.faulty_disk import Fault, FaultyDisk
 from rigs.kill import Launcher, every_point
 from rigs.witness import NAME, Log, Place, Running, check_by_hand, listening, post, state_of
-from support import REPOSITORY, run_cli
+from support import PATIENCE, REPOSITORY, run_cli
 from tidewaiter.core.errors import ConfigError, DurabilityError, IntegrityRefusal
 from tidewaiter.edges.durable import Disk
 from tidewaiter.shell import witness
@@ -170,16 +170,16 @@ def test_while_one_request_is_persisted_no_other_is_judged(tmp_path: Path) -> No
     class Slow(Disk):
         def _fsync(self, fd: int) -> None:
             writing.set()
-            assert go.wait(10)
+            assert go.wait(PATIENCE)
             super()._fsync(fd)
 
     state = state_of(place, log, disk=Slow())
     with ThreadPoolExecutor(2) as threads:
         larger = threads.submit(state.add_checkpoint, log.request(0, 20))
-        assert writing.wait(10)
+        assert writing.wait(PATIENCE)
         smaller = threads.submit(state.add_checkpoint, log.request(0, 10))
         go.set()
-        assert (larger.result(10).status, smaller.result(10).body) == (200, b"20\n")
+        assert (larger.result(PATIENCE).status, smaller.result(PATIENCE).body) == (200, b"20\n")
     assert state_of(place, log).sizes == {log.origin: 20}
 
 
@@ -273,7 +273,7 @@ def test_the_units_exposure_is_at_most_one() -> None:
     done = subprocess.run(
         ["systemd-analyze", "security", "--offline=true", "--no-pager",
          str(REPOSITORY / "systemd/tidewaiter-witness.service")],
-        capture_output=True, text=True, check=False, timeout=30,
+        capture_output=True, text=True, check=False, timeout=PATIENCE,
     )  # fmt: skip
     if "unrecognized option" in done.stderr:
         pytest.skip("systemd-analyze is older than 250: no --offline")

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from rigs.compare import assert_same_projection, projection_bytes
 from rigs.tree import assert_whole
-from support import REPOSITORY, wait_until_async
+from support import PATIENCE, REPOSITORY, wait_until_async
 from tidewaiter.core import audit
 from tidewaiter.core.errors import EXIT_CLEAN, TidewaiterError
 from tidewaiter.core.screening import Policy
@@ -157,11 +157,13 @@ class Following:
         journal = self.supervisor.journal
         return journal.ledger.global_offset if journal is not None else 0
 
-    async def reaches(self, offset: int, deadline: float = 15.0) -> None:
+    async def reaches(self, offset: int, deadline: float = PATIENCE) -> None:
         """Wait until everything before `offset` is committed."""
         await self.until(lambda: self.offset >= offset, f"position {offset} (at {self.offset})", deadline)
 
-    async def until(self, predicate: Callable[[], object], what: str = "the condition", deadline: float = 15.0) -> None:
+    async def until(
+        self, predicate: Callable[[], object], what: str = "the condition", deadline: float = PATIENCE
+    ) -> None:
         """Wait for `predicate()`; fails at once with what ended the daemon."""
 
         def over() -> bool:
@@ -174,7 +176,7 @@ class Following:
             self._task.result()
             raise AssertionError(f"the daemon ended before {what}")
 
-    async def ended(self, deadline: float = 15.0) -> Ended:
+    async def ended(self, deadline: float = PATIENCE) -> Ended:
         """Wait until it ends by itself, and say how."""
         assert self._task is not None
         try:

@@ -23,6 +23,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, Self, TypeVar
 
+from support import PATIENCE
 from tidewaiter.edges.durable import Disk
 
 if TYPE_CHECKING:
@@ -169,21 +170,21 @@ def _run_job(job: dict[str, Any]) -> int:
 
 
 def _serve() -> int:
-    """Fork a child for each job line on standard input and answer with its exit status, or minus the signal."""
+    """Fork a child for each job line on standard input; answer with its number and exit status, or minus the signal."""
     for line in sys.stdin:
         job = json.loads(line)
         pid = os.fork()
         if pid == 0:
             _child(job)
         _, status = os.waitpid(pid, 0)
-        print(os.waitstatus_to_exitcode(status), flush=True)  # noqa: T201 - the answer
+        print(job["number"], os.waitstatus_to_exitcode(status), flush=True)  # noqa: T201 - the answer
     return 0
 
 
 def _child(job: dict[str, Any]) -> NoReturn:
     status = 1
     try:
-        signal.alarm(job["timeout"])
+        signal.alarm(int(PATIENCE))
         output = os.open(job["output"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.dup2(output, 1)
@@ -216,7 +217,7 @@ class Outcome:
         return self.status == KILLED
 
 
-def run(command: Sequence[str], *, env: Mapping[str, str] | None = None, timeout: float = 60) -> Outcome:
+def run(command: Sequence[str], *, env: Mapping[str, str] | None = None, timeout: float = PATIENCE) -> Outcome:
     """Run to the end, `timeout` seconds at most."""
     done = subprocess.run(
         command, env=env or environment(), capture_output=True, text=True, timeout=timeout, check=False
@@ -247,7 +248,7 @@ def run_until_done(
     points: Iterable[KillPoint],
     *,
     env: Mapping[str, str] | None = None,
-    timeout: float = 60,
+    timeout: float = PATIENCE,
 ) -> list[Outcome]:
     """Start once for each kill point, then once without; return how each ended.
 
@@ -273,6 +274,7 @@ class Launcher:
     def __init__(self, preload: Sequence[str] = (), env: Mapping[str, str] | None = None) -> None:
         """Start the process, in environment `env`, with the modules `preload` imported."""
         self._place = tempfile.TemporaryDirectory(prefix="launcher-")
+        self._jobs = 0
         self._process = subprocess.Popen(
             [sys.executable, "-m", "rigs.kill", "--serve", *preload],
             env=env or environment(),
@@ -296,18 +298,21 @@ class Launcher:
         point: KillPoint | None = None,
         *,
         calls: Path | None = None,
-        timeout: int = 60,
     ) -> Outcome:
-        """Run one job to its end; after `timeout` seconds SIGALRM ends it. `stderr` has standard output too."""
+        """Run one job to its end; SIGALRM ends one that hangs. `stderr` has standard output too."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         output = Path(self._place.name) / "output"
-        job = {**_job(target, arguments, point, calls), "timeout": timeout, "output": str(output)}
+        self._jobs += 1
+        job = {**_job(target, arguments, point, calls), "number": self._jobs, "output": str(output)}
         self._process.stdin.write(json.dumps(job) + "\n")
         self._process.stdin.flush()
-        answer = self._process.stdout.readline()
-        assert answer, "the launcher died"
-        return Outcome(int(answer), output.read_text(encoding="utf-8", errors="replace"))
+        number = status = 0
+        while number != self._jobs:  # what a test that was cut short did not wait for is not this job's answer
+            answer = self._process.stdout.readline()
+            assert answer, "the launcher died"
+            number, status = map(int, answer.split())
+        return Outcome(status, output.read_text(encoding="utf-8", errors="replace"))
 
     def run_until_done(self, target: str, arguments: Mapping[str, Any], points: Iterable[KillPoint]) -> list[Outcome]:
         """Do what the function `run_until_done` does."""

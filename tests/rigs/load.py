@@ -63,7 +63,7 @@ def killed_under_load(
         with live.open("ab") as file:
             file.write(b"\n")
     assert daemon.actions(state)["batch.committed"] > kills, "the kills left no time to commit anything"
-    ended = run_cli("run", "--config", config, "--once", deadline=120)
+    ended = run_cli("run", "--config", config, "--once")
     assert ended.returncode == EXIT_CLEAN, ended.stderr
     assert copied or kills < MANY, "the kills left no time for a checkpoint"
     assert_prefixes(state, sorted(set(copied)))

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from urllib.parse import urlsplit
 
 from rigs.kill import KillPoint, driver, environment
-from support import wait_until
+from support import PATIENCE, wait_until
 from tidewaiter.core.tlog.checkpoints import TreeHead
 from tidewaiter.core.tlog.merkle import consistency_proof, leaf_hash, node_hash, root_hash
 from tidewaiter.core.tlog.notes import Note, SigningKey, signing_key
@@ -165,7 +165,7 @@ class Running:
                 self._command, env=environment(), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=file
             )
         try:
-            wait_until(lambda: self.events("witness.started") or self.process.poll() is not None, 20, "the witness")
+            wait_until(lambda: self.events("witness.started") or self.process.poll() is not None, what="the witness")
             assert self.process.poll() is None, self._stderr.read_text(encoding="utf-8")
         except BaseException:
             self.__exit__()
@@ -180,7 +180,7 @@ class Running:
     def stop(self) -> int:
         """End it as systemd does; return the exit status."""
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(10)
+        return self.process.wait(PATIENCE)
 
     def events(self, name: str) -> list[dict[str, Any]]:
         """Return the log lines of one event."""

@@ -60,7 +60,7 @@ def test_a_minimal_file_gets_the_documented_defaults(place: Path) -> None:
     assert settings.state.dir == place / "var" / "events"
     assert (settings.state.segment_bytes, settings.state.snapshot_events) == (256 << 20, 500_000)
     assert settings.state.snapshot_interval_us == 300_000_000
-    assert settings.batch_bytes == 2 << 20
+    assert settings.batch_bytes == 4 << 20
     assert (settings.log.level, settings.log.stderr) == ("info", "auto")
     assert settings.producer is None
 
@@ -126,7 +126,7 @@ def test_the_reference_names_every_key_and_its_default(repository: Path) -> None
         "path": None, "name": None, "rotate_grace": "5s", "poll_interval": "500ms", "line_limit": "1MiB",
         "silence_alarm": "off", "contract.file": None, "rules.file": None, "invalid": "halt", "duplicate": "halt",
         "order": "halt", "duplicate_horizon": "24h", "allowed_skew": "5s", "max_forward_jump": "720h", "dir": None,
-        "segment_bytes": "256MiB", "snapshot_interval": "5m", "max_bytes": "2MiB", "level": "info", "stderr": "auto",
+        "segment_bytes": "256MiB", "snapshot_interval": "5m", "max_bytes": "4MiB", "level": "info", "stderr": "auto",
         "kind": None, "rate": None, "users": None, "seed": None, "profile": "money-flow",
     }.items():  # fmt: skip
         row = f'| `{key}` | `"{default}"` |' if default is not None else f"| `{key}` |"

@@ -140,17 +140,15 @@ class Consumer:
         try:
             while not self.stop.is_set():
                 await self._between_batches()
-                if reading is None:
-                    item = await self._read()
-                else:
-                    item, reading = await self._reading(reading), None
+                item, reading = await self._read(reading), None
                 if isinstance(item, Data):
-                    self._begin_segment_if_new()
+                    framer = self._fed(item.data)
                     if len(item.data) * 2 >= self.settings.batch_bytes:
                         # behind: the next chunk is read while this one is being made durable; when live, what
                         # arrives meanwhile is to be in the next chunk
                         reading = asyncio.create_task(self._stream.read(final=self._once), name="read-ahead")
-                    await self._take(item.data)
+                    del item  # the framer has copied what it keeps: a batch's worth of memory
+                    await self._take(framer)
                     if reading is None:
                         # live: what arrives until this batch is durable is to be in the next one, not in one of its own
                         await self._committed()
@@ -174,17 +172,13 @@ class Consumer:
         self.engine.screening.seen.retire()  # nothing is evaluated any more; the snapshot needs memory of its own
         await self.snapshot_now()
 
-    async def _read(self) -> Data | Idle | SegmentEnd:
+    async def _read(self, reading: asyncio.Task[Data | Idle | SegmentEnd] | None) -> Data | Idle | SegmentEnd:
+        """Return what comes next; it may be under way."""
         try:
+            if reading is not None:
+                return await reading
             rescan, self._rescan = self._rescan, False
             return await self._stream.read(final=self._once, rescan=rescan)
-        except SourceHalt as halt:
-            await self.halt_at_source(halt)
-            raise
-
-    async def _reading(self, reading: asyncio.Task[Data | Idle | SegmentEnd]) -> Data | Idle | SegmentEnd:
-        try:
-            return await reading
         except SourceHalt as halt:
             await self.halt_at_source(halt)
             raise
@@ -195,14 +189,18 @@ class Consumer:
             self._framer = Framer(self._cursor.offset, self.engine.policy.line_limit)
             log.info("segment.opened", segment=self._cursor.name, start=self._cursor.start, offset=self._cursor.offset)
 
-    async def _take(self, data: bytes) -> None:
-        framer = self._framer
-        assert framer is not None  # noqa: S101 - set by _begin_segment_if_new
+    def _fed(self, data: bytes) -> Framer:
+        """Return the segment's framer with these bytes in it."""
+        self._begin_segment_if_new()
+        assert self._framer is not None  # noqa: S101 - just set
+        self._framer.feed(data)
+        return self._framer
+
+    async def _take(self, framer: Framer) -> None:
         self._hot_until = time.monotonic() + HOT_SECONDS
         if self._reporter.data_arrived():
             log.info("stream.resumed", offset=self._journal.ledger.global_offset)
             await self._record("stream.resumed", {"offset": self._journal.ledger.global_offset})
-        framer.feed(data)
         while (piece := framer.next_piece()) is not None:
             await self._commit_piece(piece)
             if self.stop.is_set():

@@ -204,7 +204,7 @@ class Settings:
     rules: Path
     policy: Policy
     state: StatePart
-    batch_bytes: int = 2 << 20
+    batch_bytes: int = 4 << 20
     log: LogPart = LogPart()
     evidence: EvidencePart = EvidencePart()
     producer: ProducerPart | None = None

@@ -87,7 +87,7 @@ class _Loader:
         policy = self._policy(line_limit)
         state = self._state(stream)
         batch = Section(self.source, "batch")
-        batch_bytes = batch.take("max_bytes", size("1B", "256MiB"), 2 << 20)
+        batch_bytes = batch.take("max_bytes", size("1B", "256MiB"), 4 << 20)
         batch.finish()
         log = Section(self.source, "log")
         level = log.take("level", choice(*LOG_LEVELS), LogPart.level)

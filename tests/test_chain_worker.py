@@ -80,15 +80,15 @@ def test_any_entries_are_answered_like_the_function_itself(monkeypatch: pytest.M
     asking = ChainWorker()
     chance = random.Random(7)
     try:
-        asking.chain(HEAD, 0, ["-"], b"\0", [""])  # starts the process
+        asking.chain(HEAD, 0, ["-"], b"\0", b"")  # starts the process
         for index in (0, 1, 9, 99_998, 2**40):
             for count, longest in ((1, 0), (1, 50), (3, 20), (700, 60), (3_000, 2_000)):
                 kinds = [f',"kind":"{name}",' for name in ("a", "b é", "")]
                 kind_of = bytes(chance.choices(range(3), k=count))
                 texts = ["é\U0001f600x"[number % 3] * chance.randint(0, longest) for number in range(count)]
                 texts[-1] += "end"
-                found = asking.chain(HEAD, index, kinds, kind_of, texts)
-                assert found == chain_entries(HEAD, index, kinds, kind_of, texts)
+                found = asking.chain(HEAD, index, kinds, kind_of, "\n".join(texts).encode())
+                assert found == chain_entries(HEAD, index, kinds, kind_of, "\n".join(texts).encode())
         assert asking.running
     finally:
         asking.close()
@@ -113,9 +113,9 @@ def test_the_first_large_commit_does_not_wait_for_the_process_to_come_up(
     asking = ChainWorker()
     try:
         with capture_logs() as logged:
-            first = asking.chain(HEAD, 5, ["k"], b"\0", ["t"])
+            first = asking.chain(HEAD, 5, ["k"], b"\0", b"t")
             assert (len(started), ended(started), logged) == (1, False, [])
-            assert asking.chain(HEAD, 5, ["k"], b"\0", ["t"]) == first == chain_entries(HEAD, 5, ["k"], b"\0", ["t"])
+            assert asking.chain(HEAD, 5, ["k"], b"\0", b"t") == first == chain_entries(HEAD, 5, ["k"], b"\0", b"t")
     finally:
         asking.close()
     assert [line["event"] for line in logged] == ["worker.lost"]
@@ -130,7 +130,7 @@ SPOILED: Final = {
     "another head": ANSWER.format("head='0' * 64"),
     "more in between": ANSWER.format("data=c.data.replace(b'pad', b'padd', 1)"),
     "another beginning": ANSWER.format("data=b'[' + c.data[1:]"),
-    "another end": "h = m.chain_entries; m.chain_entries = lambda *a: h(*a[:4], a[4][:-1] + ['x' + a[4][-1] + 'x'])",
+    "another end": "h = m.chain_entries; m.chain_entries = lambda *a: h(*a[:4], a[4][:-1] + b'x')",
     "more than there is memory for": "p = m.ANSWER; m.answer = lambda c: p.pack(1 << 60, 1, b'0' * 64)",
     "an error": "m.chain_entries = None",
 }  # fmt: skip
@@ -168,7 +168,7 @@ def test_a_process_that_stands_still_with_a_long_question_is_given_up(
 ) -> None:
     """Neither the question, more than any socket holds, nor the answer is waited for without end."""
     monkeypatch.setattr(chain_worker, "_ANSWER_SECONDS", 0.3)
-    texts = ["x" * 1_000] * 5_000
+    texts = b"\n".join([b"x" * 1_000] * 5_000)
     expected = chain_entries(HEAD, 0, ["k"], bytes(5_000), texts)
     asking = ChainWorker()
     try:
@@ -204,7 +204,7 @@ def test_an_answer_in_pieces_is_waited_for_but_not_for_ever(
 ) -> None:
     """It is put together where it comes in time; one that drips is given up though something always comes."""
     run_instead(monkeypatch, spoiled("chain_serving", f"exec({SLOW.format(pieces=pieces, pause=pause)!r})"))
-    texts = ["x" * 1_000] * 2_000
+    texts = b"\n".join([b"x" * 1_000] * 2_000)
     expected = chain_entries(HEAD, 0, ["k"], bytes(2_000), texts)
     asking = ChainWorker()
     try:
@@ -220,7 +220,7 @@ def test_an_answer_in_pieces_is_waited_for_but_not_for_ever(
 def test_commits_beyond_any_usual_batch_are_chained_here(started: list[subprocess.Popen[bytes]]) -> None:
     """Their copies would cost more than the process saves."""
     asking = ChainWorker()
-    texts = ["x"] * 20_001
+    texts = b"\n".join([b"x"] * 20_001)
     assert asking.chain(HEAD, 0, ["k"], bytes(20_001), texts) == chain_entries(HEAD, 0, ["k"], bytes(20_001), texts)
     assert started == []
 
@@ -230,10 +230,10 @@ def test_an_error_of_ours_in_the_middle_of_an_answer_ends_the_process(
 ) -> None:
     """The rest of that answer must not be met by the next question."""
     asking = ChainWorker()
-    asking.chain(HEAD, 0, ["k"], b"\0", ["t"])
+    asking.chain(HEAD, 0, ["k"], b"\0", b"t")
     monkeypatch.setattr(worker.Worker, "receive", lambda *_: (_ for _ in ()).throw(MemoryError()))
     with pytest.raises(MemoryError):
-        asking.chain(HEAD, 0, ["k"], b"\0", ["t"])
+        asking.chain(HEAD, 0, ["k"], b"\0", b"t")
     assert ended(started)
 
 

@@ -297,17 +297,18 @@ class Chain:
         return line
 
     def batch(
-        self, context: EntryContext, projections: Sequence[str], records: Sequence[str], batch: Struct,
-        chaining: Chaining,
+        self, context: EntryContext, projections: Sequence[str], records: bytes, batch: Struct, chaining: Chaining
     ) -> Chained:  # fmt: skip
-        """Return one entry per record, embedding it, for its projection; and `batch` behind them. Move on."""
+        """Return one entry per record, embedding it, for its projection; and `batch` behind them. Move on.
+
+        `records` are whole lines.
+        """
         kinds = [(context.middle(action) + _RECORD).decode() for action in PROJECTIONS.values()]
         kinds.append((context.middle(BATCH_COMMITTED) + b",").decode())
         kind_of = bytes(map(_KINDS.__getitem__, projections)) + bytes([len(PROJECTIONS)])
-        texts = [*records, _encoder.encode(batch)[1:-1].decode()]
-        chained = chaining(self.head, self.index, kinds, kind_of, texts)
+        chained = chaining(self.head, self.index, kinds, kind_of, records + _encoder.encode(batch)[1:-1])
         self.head = chained.head
-        self.index += len(texts)
+        self.index += len(kind_of)
         return chained
 
     def _moved_past(self, line: bytes) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    Chaining = Callable[[str, int, Sequence[str], bytes, Sequence[str]], "Chained"]
+    Chaining = Callable[[str, int, Sequence[str], bytes, bytes], "Chained"]
     """The signature of `chain_entries`."""
 
 FRAME_BYTES: Final = len(b'{"prev":"","index":}\n') + 2 * hashlib.sha256().digest_size
@@ -27,16 +27,16 @@ class Chained(NamedTuple):
     longest: int
 
 
-def chain_entries(head: str, index: int, kinds: Sequence[str], kind_of: bytes, texts: Sequence[str]) -> Chained:
+def chain_entries(head: str, index: int, kinds: Sequence[str], kind_of: bytes, texts: bytes) -> Chained:
     """Return the entries that follow on `index` entries, of which the last has the digest `head` (hex); at least one.
 
-    The line of an entry is prev, index, the text of its kind, its own text, and the end: ``kinds[kind_of[n]]`` and
-    ``texts[n]``, which hold no newline.
+    The line of an entry is prev, index, the text of its kind, its own text, and the end. Its kind is
+    ``kinds[kind_of[n]]``; `texts` are UTF-8, with a newline between two and none elsewhere.
     """
     sha256 = hashlib.sha256
     lines: list[bytes] = []
     append = lines.append
-    for kind, text in zip(map(kinds.__getitem__, kind_of), texts, strict=True):
+    for kind, text in zip(map(kinds.__getitem__, kind_of), texts.decode().split("\n"), strict=True):
         line = f'{{"prev":"{head}","index":{index}{kind}{text}}}\n'.encode()
         head = sha256(line).hexdigest()
         index += 1

@@ -19,6 +19,8 @@ from tidewaiter.core.ledger import Ledger, units
 from tidewaiter.core.position import Position
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from tidewaiter.core.chaining import Chaining
 
 
@@ -63,14 +65,14 @@ def prepare(ledger: Ledger, draft: Draft, context: EntryContext, chaining: Chain
     appended: dict[str, bytes] = {}
     marks: dict[str, ProjectionMark] = {}
     before: dict[str, ProjectionMark] = {}
-    names, texts = [name for name, _ in draft.records], [text for _, text in draft.records]
+    names, texts = zip(*draft.records, strict=True) if draft.records else ((), ())
     number: dict[str, int] = {}
     for projection in audit.PROJECTIONS:
         mark = before[projection] = ledger.mark(projection)
         count = number[projection] = names.count(projection)
         if count:
             of_it = texts if count == len(texts) else [text for name, text in draft.records if name == projection]
-            data = appended[projection] = "\n".join([*of_it, ""]).encode()  # the last one has a newline, too
+            data = appended[projection] = _lines(of_it)
             mark = ProjectionMark(mark.length + len(data), running_hash(mark.sha256, data), mark.base)
         marks[projection] = mark
     counts = draft.counts
@@ -93,11 +95,17 @@ def prepare(ledger: Ledger, draft: Draft, context: EntryContext, chaining: Chain
         request=draft.request,
     )
     chain = Chain(ledger.index, ledger.head)
-    chained = chain.batch(context, names, texts, batch, chaining)
+    lines = next(iter(appended.values())) if len(appended) == 1 else _lines(texts)
+    chained = chain.batch(context, names, lines, batch, chaining)
     after = copy.copy(ledger)
     after.index, after.head = chain.index, chain.head
     after.absorb(audit.BATCH_COMMITTED, batch)
     return Prepared(chained.data, chained.longest, appended, before, after)
+
+
+def _lines(texts: Sequence[str]) -> bytes:
+    """Return each text with a newline behind it."""
+    return "\n".join([*texts, ""]).encode()
 
 
 def prepare_entry(ledger: Ledger, context: EntryContext, action: str, members: Struct | dict[str, Any]) -> Prepared:

@@ -3,7 +3,7 @@
 Owns: how `core.chaining.chain_entries` is asked for and answered. Leaves to `edges.chain_worker` the asking. The
 process keeps nothing between two questions and writes nothing but its answers:
 
-    question   index, number of entries, bytes of the kinds, bytes of the texts; head; kinds; kind of each; texts
+    question   index, number of entries, bytes of the kinds, bytes of the texts; head; kinds, kind of each; texts
     answer     bytes of the entries, of the longest; head; the entries
 
 Kinds and texts are UTF-8, with a newline between two of them.
@@ -25,22 +25,20 @@ QUESTION: Final = struct.Struct("<QQQQ64s")
 ANSWER: Final = struct.Struct("<QQ64s")
 
 
-def question(head: str, index: int, kinds: Sequence[str], kind_of: bytes, texts: Sequence[str]) -> bytes:
-    """Return the text that asks for `chain_entries`."""
-    kinds_text, text = "\n".join(kinds).encode(), "\n".join(texts).encode()
-    begin = QUESTION.pack(index, len(kind_of), len(kinds_text), len(text), head.encode())
-    return b"".join((begin, kinds_text, kind_of, text))
+def question(head: str, index: int, kinds: Sequence[str], kind_of: bytes, texts: bytes) -> bytes:
+    """Return the text that asks for `chain_entries`, all but `texts`, which are sent behind it."""
+    kinds_text = "\n".join(kinds).encode()
+    return QUESTION.pack(index, len(kind_of), len(kinds_text), len(texts), head.encode()) + kinds_text + kind_of
 
 
-def answered_bytes(asked: bytes, index: int, kinds: Sequence[str], kind_of: bytes) -> int:
-    """Return how long the entries are that answer `asked`, to the byte."""
+def answered_bytes(index: int, kinds: Sequence[str], kind_of: bytes, texts: bytes) -> int:
+    """Return how long the entries are that `chain_entries` returns, to the byte."""
     count = len(kind_of)
     lengths = [len(kind.encode()) for kind in kinds]
-    # a newline stands between two kinds and between two texts
-    texts = len(asked) - QUESTION.size - sum(lengths) - (len(kinds) - 1) - count - (count - 1)
     first, last = len(str(index)), len(str(index + count - 1))
     digits = count * first if first == last else sum(len(str(number)) for number in range(index, index + count))
-    return texts + digits + count * FRAME_BYTES + sum(kind_of.count(n) * length for n, length in enumerate(lengths))
+    own = len(texts) - (count - 1)  # without the newlines between them
+    return own + digits + count * FRAME_BYTES + sum(kind_of.count(n) * length for n, length in enumerate(lengths))
 
 
 def answer(chained: Chained) -> bytes:
@@ -55,7 +53,7 @@ def _answer_next(file: BinaryIO) -> bytes | None:
     index, count, kinds_bytes, text_bytes, head = QUESTION.unpack(begin)
     kinds = file.read(kinds_bytes).decode().split("\n")
     kind_of = file.read(count)
-    return answer(chain_entries(head.decode(), index, kinds, kind_of, file.read(text_bytes).decode().split("\n")))
+    return answer(chain_entries(head.decode(), index, kinds, kind_of, file.read(text_bytes)))
 
 
 def serve() -> None:

@@ -34,26 +34,26 @@ class ChainWorker(Worker):
     def __init__(self) -> None:
         super().__init__("tidewaiter.edges.chain_serving", _ANSWER_SECONDS)
 
-    def chain(self, head: str, index: int, kinds: Sequence[str], kind_of: bytes, texts: Sequence[str]) -> Chained:
+    def chain(self, head: str, index: int, kinds: Sequence[str], kind_of: bytes, texts: bytes) -> Chained:
         """Return what `chain_entries` does with this. The first large commit starts the process and is done here."""
-        if _ASIDE_ENTRIES <= len(texts) <= _MOST_ENTRIES:
+        if _ASIDE_ENTRIES <= len(kind_of) <= _MOST_ENTRIES:
             started = self.running
             chained = self.ask(lambda: self._ask(head, index, kinds, kind_of, texts) if started else None)
             if chained is not None:
                 return chained
         return chain_entries(head, index, kinds, kind_of, texts)
 
-    def _ask(self, head: str, index: int, kinds: Sequence[str], kind_of: bytes, texts: Sequence[str]) -> Chained:
-        asked = question(head, index, kinds, kind_of, texts)
-        self.send(asked)
+    def _ask(self, head: str, index: int, kinds: Sequence[str], kind_of: bytes, texts: bytes) -> Chained:
+        self.send(question(head, index, kinds, kind_of, texts))
+        self.send(texts)
         size, longest, last = ANSWER.unpack(self.receive(ANSWER.size))
-        if size != answered_bytes(asked, index, kinds, kind_of):
+        if size != answered_bytes(index, kinds, kind_of, texts):
             raise Lost(f"it answered {size} bytes")
         data = self.receive(size)
         line = data[data.rfind(b"\n", 0, -1) + 1 :]
         if not (
             data.startswith(b'{"prev":"%b","index":%d%b' % (head.encode(), index, kinds[kind_of[0]].encode()))
-            and line.endswith(b"%b}\n" % texts[-1].encode())
+            and line.endswith(b"%b}\n" % texts[texts.rfind(b"\n") + 1 :])
             and hashlib.sha256(line).hexdigest().encode() == last
         ):
             raise Lost("its answer is not what was asked for")

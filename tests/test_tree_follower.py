@@ -18,7 +18,7 @@ from rigs.tree import Held, assert_prefixes, assert_whole, held, leaves, root_of
 from test_commit_protocol import BATCH_BYTES, SMALL_SEGMENTS, draft, none_of, resume
 from tidewaiter.core.errors import EXIT_CLEAN, IntegrityRefusal, TidewaiterError
 from tidewaiter.core.tlog.notes import parse_note, signing_key, verified
-from tidewaiter.edges.durable import Disk, NoSpace
+from tidewaiter.edges.durable import Disk, NoSpace, SyncFailed
 from tidewaiter.edges.tree_follower import TreeFollower
 
 if TYPE_CHECKING:
@@ -188,6 +188,38 @@ def test_power_loss_never_takes_back_a_signed_entry(tmp_path: Path, samples: int
         before = [one for at, one in published if at <= crash.at]
         finish(found, crash.name, problems, before)
         shutil.rmtree(tmp_path / str(number))
+    none_of(problems)
+
+
+def test_no_tile_and_no_note_that_a_failed_sync_lost_is_counted_on(tmp_path: Path) -> None:
+    """Each fsync below tlog/ in turn fails and loses its pages; a power loss after the next run finds all it says."""
+    batches, every = 120, 40  # with two full tiles, of which one was partial under a checkpoint
+    counting = FaultyDisk()
+    follow(counting, tmp_path / "count" / "state", batches, every, [KEY])
+    problems: list[str] = []
+    failed = counting.count("fsync", "*/tlog/*")
+    assert counting.count("fsync", "*/tlog/tile/0/00[01]") == 2
+    for nth in range(1, failed + 1):
+        root = tmp_path / "disk"
+        root.mkdir()
+        recorder = RecordingDisk(root, page=64)
+        disk = FaultyDisk([Fault("fsync", "*/tlog/*", nth=nth)], recorder)
+        with pytest.raises(SyncFailed):
+            follow(disk, root / "state", batches, every, [KEY])
+        name = f"fsync {nth} of {failed}: {disk.failures[0].path.relative_to(root)}"
+        problems += [f"{name}: tried again: {call}" for call in disk.syncs_retried()]
+        follow(recorder, root / "state", batches, every, [KEY])
+        before = held(root / "state")
+        for number, crash in enumerate(recorder.history.crash_states(random.Random(nth), len(recorder.ops) - 1, 0)):
+            found = crash.materialise(tmp_path / "crashed") / "state"
+            try:
+                assert_whole(found)
+                assert_prefixes(found, before)
+            except (AssertionError, OSError) as error:
+                problems.append(f"{name}, {number} {crash.name}: {error!s:.300}")
+            finish(found, f"{name}, {number} {crash.name}", problems, before)
+            shutil.rmtree(tmp_path / "crashed")
+        shutil.rmtree(root)
     none_of(problems)
 
 

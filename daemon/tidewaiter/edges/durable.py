@@ -100,8 +100,20 @@ class Disk:
         Raises ConfigError where the file cannot be opened for writing at any offset, `chattr +a` included; and where
         it is a symbolic link and `follow` is not said.
         """
+        return self._opened(path, os.O_CREAT | (0 if follow else os.O_NOFOLLOW))
+
+    def create(self, path: Path) -> int | None:
+        """Do what `open` does for a name that is not taken yet; None where it is."""
         try:
-            return self._open(path, os.O_RDWR | os.O_CREAT | (0 if follow else os.O_NOFOLLOW))
+            return self._opened(path, os.O_CREAT | os.O_EXCL)
+        except FileExistsError:
+            return None
+
+    def _opened(self, path: Path, flags: int) -> int:
+        try:
+            return self._open(path, os.O_RDWR | flags)
+        except FileExistsError:
+            raise
         except OSError as error:
             if error.errno in _FULL:
                 raise NoSpace(f"{path}: cannot be created: {error.strerror}", hint="free some space") from error

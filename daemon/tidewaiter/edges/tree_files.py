@@ -15,9 +15,8 @@ is durable, and a checkpoint stands in ``checkpoints`` before it becomes ``check
 
 from __future__ import annotations
 
-import os
 import re
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from tidewaiter.core.errors import IntegrityRefusal
 from tidewaiter.core.tlog.checkpoints import TreeHead, parse_tree_head
@@ -36,6 +35,14 @@ _OPEN_AT_ONCE: Final = 64
 _LAST_BYTES: Final = 256 << 10
 """How much of ``checkpoints`` is looked at for the last one: more than the largest note."""
 _BETWEEN_NOTES: Final = re.compile(rb"^\xe2\x80\x94 [^\n]*\n(?!\xe2\x80\x94 )", re.MULTILINE)
+
+
+class _LastNotes(NamedTuple):
+    """Whole notes from the end of all checkpoints, the last of them, and where that ends in the file."""
+
+    data: bytes
+    last: bytes
+    end: int
 
 
 class TreeFiles:
@@ -83,7 +90,7 @@ class TreeFiles:
 
     def last_signed(self) -> bytes | None:
         """Return the last checkpoint that was signed, also where the newest is not."""
-        notes = [note for note, _ in parse_notes(self._last_notes()[0])]
+        notes = [note for note, _ in parse_notes(self._last_notes().data)]
         return notes[-1].encode() if notes else None
 
     def witnessed(self) -> bytes | None:
@@ -105,7 +112,7 @@ class TreeFiles:
             heads.append(self._head_of(newest, "checkpoint"))
         path = self.path / "checkpoints"
         try:
-            heads.extend(parse_tree_head(note.text) for note, _ in parse_notes(self._last_notes()[0]))
+            heads.extend(parse_tree_head(note.text) for note, _ in parse_notes(self._last_notes().data))
         except NoteError as error:
             raise IntegrityRefusal(f"{path}: one of the last notes: {error}", hint=RESTORE) from error
         return max(heads, key=lambda head: head.size, default=None)
@@ -144,24 +151,26 @@ class TreeFiles:
         directories = sorted({path.parent for path, _ in todo})
         for directory in directories:
             disk.make_directory(directory)
+        there: list[tuple[Path, bytes]] = []
         opened: list[tuple[int, Path]] = []
         try:
             # all are written before the first is synced: one journal commit of the file system then serves several
             for path, data in todo:
-                fd = disk.open(path)
-                opened.append((fd, path))
-                # What is there already is only synced: a reader, or the checkpoint before, may need it at this moment.
-                size = os.fstat(fd).st_size
-                if size == len(data) and os.pread(fd, size, 0) == data:
+                fd = disk.create(path)
+                if fd is None:
+                    there.append((path, data))
                     continue
-                if size:
-                    disk.truncate(fd, 0, path)
+                opened.append((fd, path))
                 disk.write_at(fd, data, 0, path)
             for fd, path in opened:
                 disk.sync(fd, path)
         finally:
             for fd, _ in opened:
                 disk.close(fd)
+        # What was there may be in memory only: after a sync that failed, the next one of the same pages says nothing.
+        # And a reader, or the checkpoint before, may need it at this moment. So it gets a new file in its place.
+        for path, data in there:
+            disk.replace_file(path, data)
         for directory in directories:
             disk.sync_directory(directory)
 
@@ -194,23 +203,27 @@ class TreeFiles:
         disk.replace_file(self.path / "progress", head.text() + b"\n")
 
     def append_checkpoint(self, disk: Disk, note: bytes) -> None:
-        """Append a note behind the last whole one. If we die here, a torn one is found; the next takes its place."""
+        """Append a note behind the last whole one. If we die here, a torn one is found; the next takes its place.
+
+        The last whole one is written once more: where its sync failed, it is in memory only, and no other sync would
+        say so.
+        """
         path = self.path / "checkpoints"
         existed = path.exists()
-        end = self._last_notes()[1]
+        there = self._last_notes()
         fd = disk.open(path)
         try:
-            if existed and path.stat().st_size != end:
-                disk.truncate(fd, end, path)
-            disk.write_at(fd, note, end, path)
+            if existed and path.stat().st_size != there.end:
+                disk.truncate(fd, there.end, path)
+            disk.write_at(fd, there.last + note, there.end - len(there.last), path)
             disk.sync(fd, path)
         finally:
             disk.close(fd)
         if not existed:
             disk.sync_directory(path.parent)
 
-    def _last_notes(self) -> tuple[bytes, int]:
-        """Return the last whole notes of all checkpoints, at least one where there is any, and where they end.
+    def _last_notes(self) -> _LastNotes:
+        """Return the last whole notes of all checkpoints, at least one where there is any.
 
         Behind them is at most a torn one. Raises IntegrityRefusal for damage that no interrupted write explains.
         """
@@ -221,7 +234,7 @@ class TreeFiles:
                 file.seek(start)
                 data = file.read()
         except FileNotFoundError:
-            return b"", 0
+            return _LastNotes(b"", b"", 0)
         if start and (boundary := _BETWEEN_NOTES.search(data)) is not None:
             start, data = start + boundary.end(), data[boundary.end() :]
         ends = [0]
@@ -229,7 +242,7 @@ class TreeFiles:
             ends.extend(end for _, end in parse_notes(data))
         except NoteError as error:
             raise IntegrityRefusal(f"{path}: behind byte {start}: {error}", hint=RESTORE) from error
-        return data[: ends[-1]], start + ends[-1]
+        return _LastNotes(data[: ends[-1]], data[ends[-2] : ends[-1]] if len(ends) > 1 else b"", start + ends[-1])
 
     def write_witnessed(self, disk: Disk, note: bytes) -> None:
         """Keep a cosigned checkpoint, among all and as the newest that was cosigned."""

@@ -5,11 +5,13 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import random
 from typing import TYPE_CHECKING
 
 import pytest
 
 from rigs.faulty_disk import Fault, FaultyDisk
+from rigs.power_loss import RecordingDisk
 from rigs.tmpfs import quick_directory
 from test_pipeline_stream import CONTRACT, HEADER, STEPS, Ears, batch, commits, config, follow, records
 from tidewaiter import AuditReader
@@ -125,6 +127,20 @@ def test_what_was_written_again_is_confirmed_by_that_run(place: Path) -> None:
     assert follow(place).input_records == 0
     flipped(place / "out.csv", commits(place)[-1]["output"]["begin"] + 3)
     assert "are not those that were written" in refused(place, "out.csv")
+
+
+@pytest.mark.parametrize("nth", [1, 2])
+@pytest.mark.parametrize("name", ["out.csv", KEPT, "audit.jsonl"])
+def test_what_a_failed_sync_lost_is_written_again(place: Path, tmp_path: Path, name: str, nth: int) -> None:
+    """Its bytes are in memory, and no later sync says that they are nowhere else: a power loss finds all the same."""
+    grow(place, 70)
+    recorder = RecordingDisk(place, page=64)
+    assert follow(place, FaultyDisk([Fault("fdatasync", name, nth)], recorder)).exit_code == EXIT_DURABILITY
+    assert follow(place, recorder).success
+    crash = recorder.history.crash_states(random.Random(1), len(recorder.ops) - 1, samples=0)[0]
+    found = crash.materialise(tmp_path / "crashed")
+    for file in ("out.csv", KEPT, "audit.jsonl"):
+        assert (found / file).read_bytes() == (place / file).read_bytes(), file
 
 
 def test_a_run_that_halted_had_written_what_came_before(place: Path) -> None:

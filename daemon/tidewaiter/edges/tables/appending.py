@@ -93,8 +93,14 @@ class AppendedFile:
         self._whole = whole
         return True
 
-    def settle(self) -> None:
-        """Make durable what is there: what was readable after a kill may be in memory only."""
+    def settle(self, begin: int, end: int) -> None:
+        """Make durable what is there; bytes `begin` to `end` are those that no run has said are.
+
+        What was readable after a kill may be in memory only, and after a sync that failed stay there for ever: so they
+        are written again. Raises DurabilityError. If we die here, they are what they were.
+        """
+        for at in range(begin, end, READ_BYTES):
+            self._disk.write_at(self._fd, os.pread(self._fd, min(READ_BYTES, end - at), at), at, self.path)
         self._disk.datasync(self._fd, self.path)
 
     def write(self, extent: Extent, data: bytes) -> None:

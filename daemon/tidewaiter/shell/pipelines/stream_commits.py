@@ -170,6 +170,8 @@ class CommittedOutput:
                 said = f"bytes {extent.begin} to {extent.end} are not those that were written (commit {commit.number})"
                 raise self._refusal(file.path, said)
         self._write_again(unwritten, derive(text, last) if unwritten else None)
+        for file, extent in self._of(last):
+            file.settle(extent.end if history.settled else extent.begin, extent.end)
         return "; ".join(f"{file.path}: bytes {at.begin} to {at.end} were written again" for file, at in unwritten)
 
     def _of(self, commit: Commit) -> list[tuple[AppendedFile, Extent]]:
@@ -185,8 +187,6 @@ class CommittedOutput:
                 )
         for file, extent in unwritten:
             file.write(extent, both[file.path])
-        for file in self._files:
-            file.settle()
 
     def _refusal(self, path: Path, what: str) -> IntegrityRefusal:
         """Return the error for a file that is not what its commits say."""

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
+from msgspec import structs
 
 import tidewaiter
 from rigs.faulty_disk import Fault, FaultyDisk
@@ -465,6 +466,24 @@ def test_each_call_is_durable_unless_asked_otherwise(place: Path) -> None:
         lineage.record(**NORMALIZE, metadata={"much": "x" * AT_RISK})
     lineage.close()
     assert len(ids_in(place / "much.jsonl")) == 3
+
+
+def test_all_that_a_failed_sync_lost_is_written_again(place: Path) -> None:
+    """However much was appended at once: whoever opens the file reads it, and a power loss later leaves it there."""
+    root = place / "disk"
+    root.mkdir()
+    recorder = RecordingDisk(root)
+    path = root / "l.jsonl"
+    lineage = LineageTracker(path, disk=FaultyDisk([Fault("fdatasync")], recorder))
+    with pytest.raises(DurabilityError):
+        lineage.record_all([structs.replace(step(number), metadata={"much": "x" * 5_000}) for number in range(50)])
+    lineage.close()
+    with LineageTracker(path, disk=recorder) as again:
+        again.record_all([step(99)])
+    crash = recorder.history.crash_states(random.Random(1), len(recorder.ops) - 1, samples=0)[0]
+    left = crash.materialise(place / "crashed") / "l.jsonl"
+    assert len(ids_in(path)) == 51
+    assert left.read_bytes() == path.read_bytes()
 
 
 def test_power_loss_after_any_operation(place: Path) -> None:

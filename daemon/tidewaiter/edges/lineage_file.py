@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 VERSION: Final = 1
 AT_RISK: Final = 8 << 20
 _READ: Final = 4 << 20
-_WRITTEN_AGAIN: Final = 64 << 10
 _LOOKED_AT: Final = 64 << 10
 _PAUSE_S: Final = 0.02
 _NO_FILE: Final = "name a file that was made by tidewaiter's lineage, or a new one; nothing was changed"
@@ -196,10 +195,9 @@ class LineageFile:
         self.length, whole, torn = found
         if torn:
             self._cut(torn)
-        # What was readable after a kill may be in memory only, and after a sync that failed stay there for ever: the
-        # last appends are written again before anything follows them.
-        again = whole[-_WRITTEN_AGAIN:]
-        self._disk.write_at(self._fd, again, self.length - len(again), self.path)
+        # What was readable after a kill may be in memory only, and after a sync that failed stay there for ever: all
+        # that may be missing is written again before anything follows it.
+        self._disk.write_at(self._fd, whole, self.length - len(whole), self.path)
         self._disk.sync(self._fd, self.path)
         self._disk.sync_directory(self.path.parent)
 

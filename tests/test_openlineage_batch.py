@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
 from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
 
 from openlineage_rig import events, hang, problems, restated, serving, status, take, told
+from rigs.faulty_disk import Fault, FaultyDisk
+from rigs.power_loss import RecordingDisk
 from stopwatch import Stopwatch
 from tidewaiter.core.errors import ConfigError
-from tidewaiter.edges.durable import Disk
+from tidewaiter.edges.durable import Disk, SyncFailed
 from tidewaiter.edges.openlineage_file import append_event
 from tidewaiter.shell.openlineage_batch import MOST_TRACED, OpenLineageRecorder
 from tidewaiter.shell.openlineage_settings import OpenLineagePart
@@ -150,6 +153,20 @@ def test_what_a_writer_that_died_left_is_cut(file: Path) -> None:
         half.write(b'{"half": "' + b"x" * 200_000)
     assert append_event(Disk(), file, b'{"next": 2}\n') == len(b'{"whole": 1}\n')
     assert file.read_bytes() == b'{"whole": 1}\n{"next": 2}\n'
+
+
+def test_an_event_that_a_failed_sync_lost_is_written_again(tmp_path: Path) -> None:
+    """It stands in memory as a whole line, so the next event counts on it: after a power loss both are there."""
+    recorder = RecordingDisk(tmp_path, page=64)
+    file = tmp_path / "lineage.jsonl"
+    lines = [b'{"n": %d, "x": "%b"}\n' % (number, b"y" * 200) for number in range(4)]
+    append_event(recorder, file, lines[0])
+    with pytest.raises(SyncFailed):
+        append_event(FaultyDisk([Fault("fsync")], recorder), file, lines[1])
+    for line in lines[2:]:
+        append_event(recorder, file, line)
+    crash = recorder.history.crash_states(random.Random(1), len(recorder.ops) - 1, samples=0)[0]
+    assert crash.materialise(tmp_path.with_name("crashed")).joinpath("lineage.jsonl").read_bytes() == b"".join(lines)
 
 
 class Noting(Disk):

@@ -101,24 +101,39 @@ def test_failed_fsync_ends_the_run_and_recovers(place: Path, what: str, code: in
     none_of(problems)
 
 
-def test_nothing_counts_as_committed_after_a_failed_fsync(place: Path) -> None:
-    """Each audit sync in turn fails and loses its pages; a power loss later finds nothing that was built on them."""
+def test_nothing_that_a_failed_sync_lost_is_counted_on(place: Path) -> None:
+    """Each sync of any file in turn fails and loses its pages; a power loss behind the next run finds all it built on.
+
+    Counted as lost are the pages of files; a directory's names are only taken for not confirmed.
+    """
     counting = FaultyDisk()
     daemon.succeed(settings_for(place, "faulty"), counting)
     shutil.rmtree(place / "faulty")
     problems: list[str] = []
-    for nth in range(1, counting.count("fdatasync", "audit-*.jsonl") + 1):
-        root = place / "recorded"
-        root.mkdir()
-        recorder = RecordingDisk(root)
-        disk = FaultyDisk([Fault("fdatasync", "audit-*.jsonl", nth=nth)], recorder)
-        assert daemon.run(settings_for(place, "recorded/state"), disk).status == EXIT_DURABILITY
-        daemon.succeed(settings_for(place, "recorded/state"), recorder)
-        crash = recorder.history.crash_states(random.Random(nth), len(recorder.ops) - 1, samples=0)[0]
-        crash.materialise(place / "crashed")
-        finish(place, "crashed/state", problems, f"sync {nth}")
-        shutil.rmtree(place / "crashed")
-        shutil.rmtree(root)
+    syncs: tuple[Primitive, ...] = ("fdatasync", "fsync", "fsync_directory")
+    for primitive in syncs:
+        for nth in range(1, counting.count(primitive) + 1):
+            root = place / "recorded"
+            root.mkdir()
+            recorder = RecordingDisk(root)
+            disk = FaultyDisk([Fault(primitive, nth=nth)], recorder)
+            ended = daemon.run(settings_for(place, "recorded/state"), disk)
+            name = f"{primitive} {nth}"
+            if disk.failures:  # a run may sync a little less often than the one before it: checkpoints keep a pace
+                name += f" of {disk.failures[0].path.name}"
+                if ended.status != EXIT_DURABILITY:
+                    problems.append(f"{name}: {ended}")
+            daemon.succeed(settings_for(place, "recorded/state"), recorder)
+            crash = recorder.history.crash_states(random.Random(nth), len(recorder.ops) - 1, samples=0)[0]
+            crash.materialise(place / "crashed")
+            try:
+                assert daemon.committed(place / "crashed/state") == daemon.committed(root / "state")
+                daemon.assert_same(place / "crashed/state", place / "whole")
+            except (AssertionError, OSError) as error:
+                problems.append(f"{name}, {crash.name}: {error!s:.400}")
+            finish(place, "crashed/state", problems, name)
+            shutil.rmtree(place / "crashed")
+            shutil.rmtree(root)
     none_of(problems)
 
 
@@ -181,7 +196,7 @@ def test_short_writes_are_continued(place: Path) -> None:
 
 
 @pytest.mark.root
-@pytest.mark.parametrize("step", [5, pytest.param(1, marks=LONG)])
+@pytest.mark.parametrize("step", [3, pytest.param(1, marks=LONG)])
 def test_really_full_disk_at_each_page(tmp_path: Path, place: Path, step: int) -> None:
     """A tmpfs fills up while the daemon works; when space returns it goes on, with the identical result."""
     problems: list[str] = []

@@ -51,6 +51,7 @@ class TreeFiles:
     def __init__(self, state: Path) -> None:
         """Nothing is read yet, and nothing need be there."""
         self.path = state / "tlog"
+        self._settled = False  # whether all that stands in ``checkpoints`` is known to be durable
 
     # -- reading -------------------------------------------------------------------------------------------------
 
@@ -205,8 +206,8 @@ class TreeFiles:
     def append_checkpoint(self, disk: Disk, note: bytes) -> None:
         """Append a note behind the last whole one. If we die here, a torn one is found; the next takes its place.
 
-        The last whole one is written once more: where its sync failed, it is in memory only, and no other sync would
-        say so.
+        Before the first, the last whole one is written once more and synced: where its sync failed, it is in memory
+        only, and no other sync would say so.
         """
         path = self.path / "checkpoints"
         existed = path.exists()
@@ -215,8 +216,12 @@ class TreeFiles:
         try:
             if existed and path.stat().st_size != there.end:
                 disk.truncate(fd, there.end, path)
-            disk.write_at(fd, there.last + note, there.end - len(there.last), path)
+            if there.last and not self._settled:  # alone: two that are not confirmed would be one too many next time
+                disk.write_at(fd, there.last, there.end - len(there.last), path)
+                disk.sync(fd, path)
+            disk.write_at(fd, note, there.end, path)
             disk.sync(fd, path)
+            self._settled = True
         finally:
             disk.close(fd)
         if not existed:

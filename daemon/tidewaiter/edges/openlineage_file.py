@@ -204,8 +204,8 @@ def _may_be_left(line: bytes) -> bool:
 def append_event(disk: Disk, path: Path, line: bytes) -> int:
     """Append one event to a file that pipelines share, durable; return where it begins.
 
-    What is left of a line whose writer died is cut. The last whole line is written once more: where its sync failed, it
-    is in memory only, and no other sync would say so. Raises DurabilityError.
+    What is left of a line whose writer died is cut. The last whole line is written once more and synced, before: where
+    its sync failed, it is in memory only, and no other sync would say so. Raises DurabilityError.
     """
     disk.make_directory(path.parent)
     fd = disk.open(path)
@@ -215,11 +215,13 @@ def append_event(disk: Disk, path: Path, line: bytes) -> int:
         at = _end_of_lines(fd, size)
         if at < size:
             disk.truncate(fd, at, path)
-        last = _end_of_lines(fd, at - 1) if at else 0
-        again = os.pread(fd, at - last, last)
+        if at:
+            last = _end_of_lines(fd, at - 1)
+            disk.write_at(fd, os.pread(fd, at - last, last), last, path)
+            disk.sync(fd, path)
         try:
             # If we die here, any part of the line may be found: the next one cuts it.
-            disk.write_at(fd, again + line, last, path)
+            disk.write_at(fd, line, at, path)
         except DurabilityError:
             disk.truncate(fd, at, path)
             raise

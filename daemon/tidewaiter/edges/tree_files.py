@@ -38,9 +38,9 @@ _BETWEEN_NOTES: Final = re.compile(rb"^\xe2\x80\x94 [^\n]*\n(?!\xe2\x80\x94 )", 
 
 
 class _LastNotes(NamedTuple):
-    """Whole notes from the end of all checkpoints, the last of them, and where that ends in the file."""
+    """Whole notes from the end of all checkpoints, the last one's bytes, and where it ends in the file."""
 
-    data: bytes
+    notes: list[Note]
     last: bytes
     end: int
 
@@ -91,8 +91,7 @@ class TreeFiles:
 
     def last_signed(self) -> bytes | None:
         """Return the last checkpoint that was signed, also where the newest is not."""
-        notes = [note for note, _ in parse_notes(self._last_notes().data)]
-        return notes[-1].encode() if notes else None
+        return self._last_notes().last or None
 
     def witnessed(self) -> bytes | None:
         """Return the newest checkpoint that was cosigned; None where there is none."""
@@ -113,7 +112,7 @@ class TreeFiles:
             heads.append(self._head_of(newest, "checkpoint"))
         path = self.path / "checkpoints"
         try:
-            heads.extend(parse_tree_head(note.text) for note, _ in parse_notes(self._last_notes().data))
+            heads.extend(parse_tree_head(note.text) for note in self._last_notes().notes)
         except NoteError as error:
             raise IntegrityRefusal(f"{path}: one of the last notes: {error}", hint=RESTORE) from error
         return max(heads, key=lambda head: head.size, default=None)
@@ -239,15 +238,15 @@ class TreeFiles:
                 file.seek(start)
                 data = file.read()
         except FileNotFoundError:
-            return _LastNotes(b"", b"", 0)
+            return _LastNotes([], b"", 0)
         if start and (boundary := _BETWEEN_NOTES.search(data)) is not None:
             start, data = start + boundary.end(), data[boundary.end() :]
-        ends = [0]
         try:
-            ends.extend(end for _, end in parse_notes(data))
+            found = list(parse_notes(data))
         except NoteError as error:
             raise IntegrityRefusal(f"{path}: behind byte {start}: {error}", hint=RESTORE) from error
-        return _LastNotes(data[: ends[-1]], data[ends[-2] : ends[-1]] if len(ends) > 1 else b"", start + ends[-1])
+        ends = [0, 0, *(end for _, end in found)]
+        return _LastNotes([note for note, _ in found], data[ends[-2] : ends[-1]], start + ends[-1])
 
     def write_witnessed(self, disk: Disk, note: bytes) -> None:
         """Keep a cosigned checkpoint, among all and as the newest that was cosigned."""

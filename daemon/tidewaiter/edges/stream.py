@@ -339,11 +339,10 @@ class Stream:
         self._deleted = False
         if named.file.key != segment.member.file.key:
             self._replacement = named
-        elif named.file.name != segment.member.file.name:
+            return
+        if named.file.name != segment.member.file.name:
             self._notice("renamed", named, old_name=segment.member.file.name)
-            segment.member = named
-        else:
-            segment.member = named
+        segment.member = named
 
     # -- moving on -----------------------------------------------------------------------------------------------------
 
@@ -359,9 +358,7 @@ class Stream:
         if self._replacement is not None or segment.stale:
             return await self._reopen(segment)
         later = self._layout.later if self._layout is not None else ()
-        if self._unresolved:
-            return self._idle()
-        if not later:
+        if self._unresolved or not later:
             return self._idle()
         if isinstance(segment, files.PlainSegment) and segment.remaining():
             return None

@@ -298,7 +298,7 @@ class Chain:
 
     def batch(
         self, context: EntryContext, projections: Sequence[str], records: bytes, batch: Struct, chaining: Chaining
-    ) -> Chained:  # fmt: skip
+    ) -> Chained:
         """Return one entry per record, embedding it, for its projection; and `batch` behind them. Move on.
 
         `records` are whole lines.

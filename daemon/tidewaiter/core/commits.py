@@ -95,6 +95,7 @@ def prepare(ledger: Ledger, draft: Draft, context: EntryContext, chaining: Chain
         request=draft.request,
     )
     chain = Chain(ledger.index, ledger.head)
+    # where all of them go to one projection, its bytes serve here, too: to join and encode takes the interpreter
     lines = next(iter(appended.values())) if len(appended) == 1 else _lines(texts)
     chained = chain.batch(context, names, lines, batch, chaining)
     after = copy.copy(ledger)

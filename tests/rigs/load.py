@@ -54,7 +54,11 @@ def killed_under_load(
             command, kills, rng, startup * 0.6, startup + 1000, env=cli_environment(), between=copy_checkpoints
         )
         longest = startup + 2000
-        while daemon.actions(state)["batch.committed"] <= kills and longest < 60_000:  # the machine is busier now
+
+        def too_early() -> bool:  # where the machine is busier now than at the start, or faster than the writer rotates
+            return daemon.actions(state)["batch.committed"] <= kills or not rotated(live)
+
+        while too_early() and longest < 60_000:
             outcomes += random_kills(command, 1, rng, startup, longest, env=cli_environment())
             longest *= 1.5
         assert writer.poll() is None
@@ -67,9 +71,14 @@ def killed_under_load(
     assert ended.returncode == EXIT_CLEAN, ended.stderr
     assert copied or kills < MANY, "the kills left no time for a checkpoint"
     assert_prefixes(state, sorted(set(copied)))
-    segments = sorted(live.parent.glob(f"{live.name}.*"), key=lambda path: -int(path.suffix[1:]))
+    segments = rotated(live)
     assert segments, "nothing was rotated"
     return [*segments, live]
+
+
+def rotated(live: Path) -> list[Path]:
+    """Return the rotated segments of a stream, oldest first."""
+    return sorted(live.parent.glob(f"{live.name}.*"), key=lambda path: -int(path.suffix[1:]))
 
 
 def joined(files: Sequence[Path], path: Path) -> Path:

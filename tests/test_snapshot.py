@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import os
 import random
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from pure_core import (
     CONTEXT,
@@ -25,21 +28,27 @@ from pure_core import (
     run_stream,
 )
 from rigs.faulty_disk import Fault, FaultyDisk, Primitive
+from rigs.tmpfs import quick_directory
 from tidewaiter.core import snapshot
 from tidewaiter.core.commits import prepare
 from tidewaiter.core.errors import DurabilityError
 from tidewaiter.core.ledger import AuditMark, Ledger
 from tidewaiter.core.screening import Policy
 from tidewaiter.core.snapshot import MAGIC, decode, decode_header, encode, freeze
-from tidewaiter.edges.snapshots import write_snapshot
+from tidewaiter.edges.snapshots import SnapshotFiles
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Callable, Iterator
 
     from tidewaiter.core.engine import Engine
 
 MARK: Final = AuditMark("audit-00000000000000000000.jsonl", 1234, 5, "a" * 64)
 SHORT: Final = Policy("quarantine", "quarantine", "admit", duplicate_horizon=7_000_001)
+
+
+def mark(index: int) -> AuditMark:
+    """Return where a log of so many entries ends: no two snapshots have one in common."""
+    return AuditMark(MARK.segment, MARK.length, index, MARK.head)
 
 
 def taken(engine: Engine, ledger: Ledger | None = None) -> bytes:
@@ -187,14 +196,128 @@ def test_a_large_state_is_written_in_short_frames_and_few_blocks(monkeypatch: py
     assert set(again.screening.seen) == set(engine.screening.seen)
 
 
+STEPS: Final = st.lists(
+    st.sampled_from(["one", "some", "many", "next period", "three periods", "reloaded", "horizon", "failed"]),
+    max_size=12,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(STEPS)
+def test_what_is_copied_from_the_snapshot_before_does_not_show(steps: list[str]) -> None:
+    """Whatever was added, forgotten or taken over between two snapshots, each has the bytes that it has by itself."""
+    engine = new_engine()
+    period, number = 100, 0
+    with quick_directory() as state:
+        (state / "snapshots").mkdir()
+        files = SnapshotFiles(FaultyDisk(), state)
+        for index, step in enumerate(["many", *steps]):
+            seen = engine.screening.seen
+            period += {"next period": 1, "three periods": 3}.get(step, 0)
+            if step == "reloaded":
+                engine = restored(taken(engine), QUARANTINE)
+            elif step == "horizon":
+                engine.screening.seen = seen.rehorizon(engine.policy.duplicate_horizon)
+            elif step == "one":
+                seen.add(f"id{number}", period)
+            else:
+                count = {"many": 1_500, "some": 3}.get(step, 20)
+                assert seen.add_new([f"id{each}" for each in range(number, number + count)], period)
+            period = engine.screening.seen.freeze()[0]
+            number += 2_000
+            frozen = freeze(engine, Ledger(), mark(index))
+            if step == "failed":
+                files._disk = FaultyDisk([Fault("pwrite", errno=errno.ENOSPC)])
+                with pytest.raises(DurabilityError):
+                    files.write(frozen)
+                files._disk = FaultyDisk()
+            with capture_logs() as logged:
+                assert (state / files.write(frozen).file).read_bytes() == b"".join(encode(frozen))
+            assert logged == []
+
+
+@pytest.mark.parametrize("how", ["another engine", "taken over"])
+def test_other_ids_are_not_taken_for_those_of_the_snapshot_before(tmp_path: Path, how: str) -> None:
+    """As many of them, in the same period, but others."""
+    (tmp_path / "snapshots").mkdir()
+    files = SnapshotFiles(FaultyDisk(), tmp_path)
+    engine, other = new_engine(), new_engine()
+    for each, name in ((engine, "one"), (other, "other")):
+        assert each.screening.seen.add_new([f"{name} {number}" for number in range(1_000)], 3)
+    files.write(freeze(engine, Ledger(), mark(1)))
+    if how == "taken over":
+        engine.screening.seen.load(*other.screening.seen.freeze())
+        other = engine
+    frozen = freeze(other, Ledger(), mark(2))
+    with capture_logs() as logged:
+        assert (tmp_path / files.write(frozen).file).read_bytes() == b"".join(encode(frozen))
+    assert logged == []
+
+
+def test_ids_that_stand_in_the_snapshot_before_are_not_encoded_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are most of a snapshot behind a catch-up, and encoding them takes the interpreter from the stream."""
+    encoded: list[str] = []
+    frames = snapshot._id_frames
+
+    def counted(ids: list[list[list[str]]], first: int) -> Iterator[bytes]:
+        encoded.extend(event_id for chunks in list(reversed(ids)) for chunk in chunks for event_id in chunk)
+        del encoded[: sum(map(len, [chunk for chunks in reversed(ids) for chunk in chunks][:first]))]
+        return frames(ids, first)
+
+    monkeypatch.setattr(snapshot, "_id_frames", counted)
+    engine = new_engine()
+    with quick_directory() as state:
+        (state / "snapshots").mkdir()
+        files = SnapshotFiles(FaultyDisk(), state)
+        for index, expected in enumerate([2_000, 5, 0, 7]):
+            assert engine.screening.seen.add_new([f"{index} {each}" for each in range(expected)], 3)
+            encoded.clear()
+            files.write(freeze(engine, Ledger(), mark(index)))
+            assert len(encoded) == expected
+
+
+def flipped(path: Path) -> None:
+    """Change a bit among the ids."""
+    data = bytearray(path.read_bytes())
+    data[data.index(b"id1999")] ^= 1
+    path.write_bytes(data)
+
+
+DAMAGES: Final[dict[str, Callable[[Path], object]]] = {
+    "a flipped bit": flipped,
+    "cut short": lambda path: os.truncate(path, 5_000),
+    "gone": Path.unlink,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_damage_is_not_copied_into_the_next_snapshot(tmp_path: Path, damage: Callable[[Path], object]) -> None:
+    """What the disk lost of the newest is in memory still: the next one is whole, and somebody is told."""
+    (tmp_path / "snapshots").mkdir()
+    engine = new_engine()
+    files = SnapshotFiles(FaultyDisk(), tmp_path)
+    assert engine.screening.seen.add_new([f"id{number}" for number in range(3_000)], 3)
+    newest = tmp_path / files.write(freeze(engine, Ledger(), MARK)).file
+    damage(newest)
+    assert engine.screening.seen.add_new([f"id{number}" for number in range(3_000, 6_000)], 3)
+    frozen = freeze(engine, Ledger(), mark(MARK.index + 1))
+    with capture_logs() as logged:
+        written = tmp_path / files.write(frozen).file
+    assert written.read_bytes() == b"".join(encode(frozen))
+    assert [(each["event"], each["file"]) for each in logged] == [("snapshot.changed", newest.name)]
+    with capture_logs() as logged:
+        files.write(freeze(engine, Ledger(), mark(MARK.index + 2)))
+    assert logged == []
+
+
 @pytest.mark.parametrize("call", ["pwrite", "fsync", "replace"])
 def test_a_snapshot_that_fails_leaves_nothing_behind(tmp_path: Path, call: Primitive) -> None:
     """On a full disk every try would else keep the space that the next one needs."""
     (tmp_path / "snapshots").mkdir()
     frozen = freeze(new_engine(), Ledger(), MARK)
     with pytest.raises(DurabilityError):
-        write_snapshot(FaultyDisk([Fault(call, errno=errno.ENOSPC)]), tmp_path, frozen)
+        SnapshotFiles(FaultyDisk([Fault(call, errno=errno.ENOSPC)]), tmp_path).write(frozen)
     assert list((tmp_path / "snapshots").iterdir()) == []
-    written = write_snapshot(FaultyDisk(), tmp_path, frozen)
+    written = SnapshotFiles(FaultyDisk(), tmp_path).write(frozen)
     data = (tmp_path / written.file).read_bytes()
     assert (written.length, written.sha256) == (len(data), hashlib.sha256(data).hexdigest())

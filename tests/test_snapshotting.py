@@ -35,7 +35,7 @@ class Paced:
         self.engine: Any = SimpleNamespace(entries=entries, rules=rules)
         monkeypatch.setattr(snapshotting, "time", SimpleNamespace(monotonic=lambda: self.now))
         monkeypatch.setattr(snapshotting, "freeze", lambda _engine, ledger, _mark: self._frozen(ledger))
-        monkeypatch.setattr(snapshotting, "write_snapshot", self._write)
+        monkeypatch.setattr(snapshotting, "SnapshotFiles", lambda *_: SimpleNamespace(write=self._write))
         pace = StatePart(dir=state, snapshot_events=EVENTS, snapshot_interval_us=int(INTERVAL * 1e6))
         self.snapshots = Snapshotting(FaultyDisk(), state, pace, ThreadPoolExecutor(1), 0)
 

@@ -84,6 +84,7 @@ class SeenIds:
         self._sets: list[set[str]] = [set(), set(), set()]
         self._chunks: list[list[list[str]]] = [[], [], []]
         self._tail: list[str] = []
+        self.life = object()  # another one where the chunks are others, rather than more
         self._forgotten: list[tuple[set[str], list[list[str]]]] = []
 
     def period_of(self, time: dt.datetime) -> int:
@@ -191,6 +192,7 @@ class SeenIds:
     def load(self, period: int, chunks: Sequence[list[list[str]]]) -> None:
         """Take over what `freeze` gave; the chunks become this object's own."""
         self._period = period
+        self.life = object()
         self._chunks = list(chunks)
         self._sets = [set(chain.from_iterable(each)) for each in chunks]
 

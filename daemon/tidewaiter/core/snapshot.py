@@ -6,14 +6,15 @@ inside of its own state, and to recovery the question which snapshot counts.
 Format 1: the line ``tidewaiter-snapshot/1``; then frames of a 4-byte little-endian length and that many bytes of
 MessagePack; then a zero length and the SHA-256 of everything before it. The first frame is the `Header`; each further
 one is a pair of a tag and its content: ``["ids", n, [id, …]]`` for a chunk of the n-th set of the duplicate horizon, or
-``["rules", bytes]`` for a slice of the ruleset's state.
+``["rules", 0, bytes]`` for a slice of the ruleset's state. The oldest ids come first: so the next snapshot, but for one
+behind the end of a period, begins with the same frames, and they are copied from file to file.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import hashlib
-from itertools import chain
+from itertools import chain, islice
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final
 
@@ -28,7 +29,7 @@ from tidewaiter.core.scenarios.state_format_1 import is_format_1, read_format_1
 from tidewaiter.core.screening import EPOCH, MICROSECOND
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from tidewaiter.core.engine import Engine
 
@@ -48,9 +49,14 @@ class Header(Struct, frozen=True):
 
 
 class Frozen(Struct, gc=False):
-    """The state at a batch boundary, copied so shallowly that the engine may go on at once."""
+    """The state at a batch boundary, copied so shallowly that the engine may go on at once.
+
+    `ids` are the chunks of each set, current period first. In one `life` of them, and one period, nothing becomes of
+    them but that chunks of that period are added.
+    """
 
     header: Header
+    life: object
     ids: list[list[list[str]]]
     rules: FrozenState
 
@@ -66,24 +72,58 @@ def freeze(engine: Engine, ledger: Ledger, mark: AuditMark) -> Frozen:
         horizon=engine.policy.duplicate_horizon,
         period=period,
     )
-    return Frozen(header, ids, engine.rules.freeze())
+    return Frozen(header, engine.screening.seen.life, ids, engine.rules.freeze())
 
 
-def encode(frozen: Frozen, whole: hashlib._Hash | None = None) -> Iterator[bytes]:
+class IdFrames(Struct):
+    """Where the frames of ids stand in a snapshot's file, for the one after it; empty before the first.
+
+    They take the bytes from `begin` up to `end`, whose SHA-256 is `sha256`, and hold `chunks` chunks: those that there
+    were in this `life` of the ids, when `period` was the current one.
+    """
+
+    life: object = None
+    period: int = 0
+    chunks: int = 0
+    begin: int = 0
+    end: int = 0
+    sha256: bytes = b""
+
+    def begins(self, frozen: Frozen) -> bool:
+        """Return whether the frames of `frozen` begin with these: no set has got another number, or was forgotten."""
+        return self.life is frozen.life and self.period == frozen.header.period
+
+
+class Changed(Exception):  # noqa: N818 - named for what happened
+    """The frames that were to be copied are not as they were written."""
+
+
+def encode(
+    frozen: Frozen,
+    whole: hashlib._Hash | None = None,
+    ids: IdFrames | None = None,
+    written: Callable[[int, int], Iterator[bytes]] | None = None,
+) -> Iterator[bytes]:
     """Yield the snapshot's bytes in blocks of about BLOCK_BYTES, the last one with the hash of all before it.
 
-    `whole`, a new SHA-256, is left with that of all that was yielded.
+    `whole`, a new SHA-256, is left with that of all that was yielded. `ids` says where the frames of ids stand in the
+    file of the snapshot before, and afterwards, where they stand in this one; `written` yields the bytes of that file
+    from one place up to another. The bytes are the same without them; encoding millions of ids takes seconds of the
+    interpreter's time.
 
     No step takes long, so that another thread can run in between; and there are few blocks, because whoever hashes or
     writes one lets the interpreter go and then has to wait for it.
+
+    Raises Changed, where what `written` yields is not what it was: nothing that was yielded is of use then.
     """
     digest = hashlib.sha256() if whole is None else whole
-    parts, size = [MAGIC], len(MAGIC)
-    for frame in _frames(frozen):
-        parts += (len(frame).to_bytes(4, "little"), frame)
-        size += 4 + len(frame)
+    parts: list[bytes] = []
+    size = 0
+    for part in _parts(frozen, ids, written):
+        parts.append(part)
+        size += len(part)
         if size >= BLOCK_BYTES:
-            block = b"".join(parts)
+            block = part if len(parts) == 1 else b"".join(parts)
             parts, size = [], 0
             digest.update(block)
             yield block
@@ -94,15 +134,58 @@ def encode(frozen: Frozen, whole: hashlib._Hash | None = None) -> Iterator[bytes
     yield block + end
 
 
-def _frames(frozen: Frozen) -> Iterator[bytes]:
+def _parts(
+    frozen: Frozen, ids: IdFrames | None, written: Callable[[int, int], Iterator[bytes]] | None
+) -> Iterator[bytes]:
+    """Yield the bytes before the end mark, in parts of any size up to BLOCK_BYTES and a frame, or as `written` does."""
+    header = b"".join((MAGIC, *_framed(msgspec.msgpack.encode(frozen.header))))
+    yield header
+    begin = end = len(header)
+    of_ids = hashlib.sha256()
+    copied = 0
+    if ids is not None and written is not None and ids.begins(frozen):
+        for block in written(ids.begin, ids.end):
+            of_ids.update(block)
+            end += len(block)
+            yield block
+        if of_ids.digest() != ids.sha256:
+            raise Changed
+        copied = ids.chunks
+    for block in _blocks(_id_frames(frozen.ids, copied)):
+        of_ids.update(block)
+        end += len(block)
+        yield block
+    if ids is not None:
+        ids.life, ids.period, ids.chunks = frozen.life, frozen.header.period, sum(map(len, frozen.ids))
+        ids.begin, ids.end, ids.sha256 = begin, end, of_ids.digest()
+    yield from _blocks(msgspec.msgpack.encode(["rules", 0, part]) for part in frozen.rules.encode_chunks())
+
+
+def _id_frames(ids: list[list[list[str]]], first: int) -> Iterator[bytes]:
+    """Yield the frames of the chunks from the `first` on, oldest set first."""
     pack = msgspec.msgpack.encode
-    yield pack(frozen.header)
-    for number, chunks in enumerate(frozen.ids):
-        for chunk in chunks:
-            for at in range(0, len(chunk), _SLICE):
-                yield pack(["ids", number, chunk[at : at + _SLICE]])
-    for part in frozen.rules.encode_chunks():
-        yield pack(["rules", 0, part])
+    numbered = ((number, chunk) for number in reversed(range(len(ids))) for chunk in ids[number])
+    for number, chunk in islice(numbered, first, None):
+        for at in range(0, len(chunk), _SLICE):
+            yield pack(["ids", number, chunk[at : at + _SLICE]])
+
+
+def _framed(frame: bytes) -> tuple[bytes, bytes]:
+    return len(frame).to_bytes(4, "little"), frame
+
+
+def _blocks(frames: Iterator[bytes]) -> Iterator[bytes]:
+    """Yield frames, with their lengths, in blocks of about BLOCK_BYTES."""
+    parts: list[bytes] = []
+    size = 0
+    for frame in frames:
+        parts += _framed(frame)
+        size += 4 + len(frame)
+        if size >= BLOCK_BYTES:
+            yield b"".join(parts)
+            parts, size = [], 0
+    if parts:
+        yield b"".join(parts)
 
 
 class Snapshot(Struct):

@@ -127,7 +127,7 @@ class Disk:
         with contextlib.suppress(OSError):
             os.close(fd)
 
-    def write_at(self, fd: int, data: bytes, offset: int, path: Path) -> None:
+    def write_at(self, fd: int, data: bytes | memoryview, offset: int, path: Path) -> None:
         """Write all of `data` at the absolute byte `offset`, continuing after short writes.
 
         Raises NoSpace on a full disk and DurabilityError otherwise. If we die here, any part of `data` may be in the

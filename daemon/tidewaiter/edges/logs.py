@@ -63,6 +63,7 @@ EVENTS: Final[dict[str, str]] = {
     "segment.noticed": "a file of the stream was renamed, deleted, copied or got another inode; nothing is lost by it",
     "batch.committed": "a batch is durable (level debug)",
     "snapshot.written": "a snapshot of the rule state was written",
+    "snapshot.changed": "a snapshot is not as it was written; the next one was written without it",
     "snapshot.refused": "a snapshot is damaged or of an unknown version; the older one is used",
     "decision.recorded": "configuration, contract, rules, a skip or another decision took force in the audit log",
     "config.reloaded": "changed configuration was accepted",

@@ -8,6 +8,7 @@ before it must be materialised.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import gc
 import time
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -16,7 +17,7 @@ from tidewaiter.core.audit import SnapshotRecorded
 from tidewaiter.core.snapshot import Frozen, freeze
 from tidewaiter.edges.durable import NoSpace
 from tidewaiter.edges.logs import get_logger
-from tidewaiter.edges.snapshots import write_snapshot
+from tidewaiter.edges.snapshots import SnapshotFiles
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -66,8 +67,7 @@ class Snapshotting:
 
     def __init__(self, disk: Disk, state: Path, pace: StatePart, thread: Executor, events_read: int) -> None:
         """`events_read` is the total at the last snapshot, or at the start."""
-        self._disk = disk
-        self._state = state
+        self._files = SnapshotFiles(disk, state)
         self._pace = pace
         self._thread = thread
         self._writing: asyncio.Future[_Written] | None = None
@@ -125,11 +125,12 @@ class Snapshotting:
         stalled = time.monotonic() - began
         self._taken_at_index, self._taken_at_events, self._taken_at = mark.index, ledger.totals.events_read, began
         loop = asyncio.get_running_loop()
-        self._writing = loop.run_in_executor(self._thread, self._write, frozen, began, stalled)
+        context = contextvars.copy_context()  # this task's words, for its log lines
+        self._writing = loop.run_in_executor(self._thread, context.run, self._write, frozen, began, stalled)
         self._writing.add_done_callback(_written)
 
     def _write(self, frozen: Frozen, began: float, stalled: float) -> _Written:
-        document = write_snapshot(self._disk, self._state, frozen)
+        document = self._files.write(frozen)
         ledger = frozen.header.ledger
         return _Written(document, ledger.index, ledger.global_offset, time.monotonic() - began, stalled)
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import stat
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
 from openlineage_rig import Server, drip, hang, serving, status, take, take_and_break
+from rigs.faulty_disk import Fault, FaultyDisk
 from stopwatch import Stopwatch
 from support import wait_until
 from tidewaiter.core.errors import ConfigError
 from tidewaiter.edges import logs
-from tidewaiter.edges.durable import Disk, NoSpace
+from tidewaiter.edges.durable import Disk, NoSpace, SyncFailed
 from tidewaiter.edges.openlineage_client import LineageClient
 from tidewaiter.edges.openlineage_file import append_event, read_plain
 from tidewaiter.edges.openlineage_outbox import Outbox
@@ -208,6 +209,55 @@ def test_an_event_that_no_server_wants_is_set_aside(place: Place, code: int, cap
     assert (cursor.offset, cursor.sent, cursor.refused) == (place.end, 2, 1)
     (logged,) = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
     assert (logged["event"], logged["status"], logged["refused"]) == ("openlineage.refused", code, 1)
+
+
+LEFT: Final[dict[str, Callable[[bytes], bytes]]] = {
+    "whole": lambda line: line,
+    "torn": lambda line: line[:-20],
+    "zeros": lambda line: bytes(len(line)),
+    "zeros and more": lambda line: bytes(len(line) + 4096),
+    "nothing": lambda line: b"",
+}
+
+
+@pytest.mark.parametrize("left", LEFT.values(), ids=LEFT)
+def test_a_refused_event_that_no_sync_confirmed_is_written_again(place: Place, left: Callable[[bytes], bytes]) -> None:
+    """Whatever a failed sync and a power loss left of its line, it stands in the list once, behind those before it."""
+    outbox = place.outbox()
+    outbox.set_aside(place.lines[0] + b"\n", 400, "2026-01-01T00:00:00Z")
+    before = (place.root / "refused.jsonl").read_bytes()
+    failing = Outbox(
+        FaultyDisk([Fault("fsync", "refused.jsonl")]), outbox._path, outbox._refused, outbox._read
+    )  # fmt: skip
+    with pytest.raises(SyncFailed):
+        failing.set_aside(place.lines[1] + b"\n", 400, "2026-01-01T00:00:01Z")
+    line = (place.root / "refused.jsonl").read_bytes()[len(before) :]
+    (place.root / "refused.jsonl").write_bytes(before + left(line))
+    again = place.outbox()
+    assert again.next(place.end) == place.lines[1] + b"\n"
+    again.set_aside(place.lines[1] + b"\n", 400, "2026-01-01T00:00:01Z")
+    assert (place.root / "refused.jsonl").read_bytes() == before + line
+    assert place.outbox().cursor.refused == 2
+
+
+def test_refused_events_that_somebody_took_out_stay_out(place: Place) -> None:
+    """The list may be moved away once they are dealt with: the next one begins it anew."""
+    place.outbox().set_aside(place.lines[0] + b"\n", 400, "2026-01-01T00:00:00Z")
+    (place.root / "refused.jsonl").unlink()
+    place.outbox().set_aside(place.lines[1] + b"\n", 400, "2026-01-01T00:00:01Z")
+    (kept,) = [json.loads(line) for line in (place.root / "refused.jsonl").read_bytes().splitlines()]
+    assert kept["event"] == json.loads(place.lines[1])
+
+
+def test_a_cursor_of_the_version_before_has_its_refused_events_kept(place: Place) -> None:
+    """It does not say how much of the list is durable: the next one goes behind all that is there."""
+    (place.root / "refused.jsonl").write_bytes(b"{}\n")
+    (place.root / "cursor.json").write_bytes(
+        b'{"offset":0,"sent":7,"refused":1,"format":"tidewaiter-openlineage-cursor/1"}\n'
+    )
+    place.outbox().set_aside(place.lines[0] + b"\n", 400, "2026-01-01T00:00:00Z")
+    assert (place.root / "refused.jsonl").read_bytes().startswith(b'{}\n{"offset":0,')
+    assert place.outbox().cursor.refused == 2
 
 
 def test_a_restart_goes_on_from_the_cursor(place: Place) -> None:

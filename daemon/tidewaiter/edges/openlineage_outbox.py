@@ -30,11 +30,15 @@ _PIECE: Final = 1 << 16
 
 
 class Cursor(Struct, frozen=True):
-    """The events before byte `offset` are dealt with; so many were sent and refused since the first."""
+    """The events before byte `offset` are dealt with; so many were sent and refused since the first.
+
+    The first `refused_bytes` of the list of refused events are durable; None where an older version wrote it.
+    """
 
     offset: int = 0
     sent: int = 0
     refused: int = 0
+    refused_bytes: int | None = None
     format: str = CURSOR_FORMAT
 
 
@@ -111,18 +115,25 @@ class Outbox:
     def set_aside(self, event: bytes, status: int, time: str) -> None:
         """Keep an event that the server refused with `status`, and move behind it.
 
-        If we die between the two, it is sent, refused and kept once more.
+        If we die between the two, it is sent once more; where it is refused again, its line takes the place of what was
+        written for it, of which no sync may have said that it is on the disk.
         """
         now = self.cursor
         line = msgspec.json.encode(Refusal(now.offset, status, time, msgspec.Raw(event.rstrip(b"\n")))) + b"\n"
         fd = self._disk.open(self._refused)
         try:
-            self._disk.write_at(fd, line, os.fstat(fd).st_size, self._refused)
+            size = os.fstat(fd).st_size  # less than is known of, where somebody took events out
+            end = size if now.refused_bytes is None else min(size, now.refused_bytes)
+            if end < size:
+                self._disk.truncate(fd, end, self._refused)
+            self._disk.write_at(fd, line, end, self._refused)
             self._disk.sync(fd, self._refused)
         finally:
             self._disk.close(fd)
         self._disk.sync_directory(self._refused.parent)
-        self._move(msgspec.structs.replace(now, offset=now.offset + len(event), refused=now.refused + 1))
+        self._move(msgspec.structs.replace(
+            now, offset=now.offset + len(event), refused=now.refused + 1, refused_bytes=end + len(line)
+        ))  # fmt: skip
 
     def _move(self, cursor: Cursor) -> None:
         self._disk.replace_file(self._path, msgspec.json.encode(cursor) + b"\n")
